@@ -1,0 +1,3 @@
+from aquad.cli import main
+
+main()

@@ -1,0 +1,131 @@
+"""The command line. Commands live in modules of this package and are loaded when they are asked for, so that
+`aquad --help` costs little more than Python itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aquad import __version__
+from aquad.core.errors import AquadError, Terminated
+from aquad.core.escape import escaped
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+COMMANDS = {
+    "init": ("repository:init", "Make the repository; say how much space the schedule will need."),
+    "run": ("run:run", "Take a backup now."),
+    "list": ("listing:list_backups", "List backups, newest first."),
+    "show": ("listing:show", "Show one backup: artifacts, sizes, digests, what was proved and when."),
+    "verify": ("verify:verify", "Read stored bytes again and compare them with what was sealed."),
+    "restore": ("restore:group", "Bring back one part, or everything."),
+    "status": ("status:status", "What can I restore, to which moment, how long will it take."),
+    "check": ("status:check", "Connect to every source; say what would fail tonight."),
+    "config": ("config:group", "Show, check or generate the settings."),
+    "completion": ("shell:completion", "Print the completion script of a shell."),
+    "version": ("shell:version", "Print the version."),
+}
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What was said before the command's name."""
+
+    config_path: Path | None
+    json: bool
+    progress: bool
+
+
+class LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(f"aquad.cli.{module}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """Write the list of commands without loading any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "-c",
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Settings; else $AQUAD_CONFIG, ./settings.toml, /etc/aquad/settings.toml.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+@click.option("--no-progress", is_flag=True, help="No progress bars.")
+@click.version_option(__version__, message="aquad %(version)s")
+@click.pass_context
+def root(context: click.Context, config_path: Path | None, as_json: bool, no_progress: bool) -> None:
+    """Backup and recovery for a Docker Compose stack, with proof.
+
+    \b
+    Examples:
+      aquad run full                      take a full backup now
+      aquad status                        what can be restored, to which moment
+      aquad restore plan all latest       what a restore would do
+    """
+    context.obj = Invocation(config_path, as_json, not no_progress)
+
+
+def main() -> None:
+    """Run the command line; exit codes are those of docs/exit-codes (README)."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
+    try:
+        code = root.main(prog_name="aquad", standalone_mode=False)
+    except click.exceptions.Abort:
+        _say("interrupted")
+        code = 130
+    except KeyboardInterrupt:
+        _say("interrupted: what was not sealed is no backup; the next run tidies up")
+        code = 130
+    except Terminated:
+        _say("terminated: what was not sealed is no backup; the next run tidies up")
+        code = 143
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except AquadError as error:
+        _say(f"error: {error.message}", error.hint)
+        code = error.exit_code
+    except BrokenPipeError:
+        code = 1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # once is enough: what follows must not be cut short
+    raise Terminated
+
+
+def _say(message: str, hint: str = "") -> None:
+    """Print an error on stderr, also when the terminal has gone away."""
+    try:
+        for line in message.split("\n"):
+            print(f"aquad: {escaped(line)}", file=sys.stderr)  # noqa: T201 - this is the command line
+        if hint:
+            print(f"  {escaped(hint)}", file=sys.stderr)  # noqa: T201 - this is the command line
+    except OSError:
+        pass  # harmless because the exit code says it too, and nobody is there to read

@@ -1,0 +1,128 @@
+"""How commands speak: tables and progress bars for people, JSON with a `schema_version` for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
+
+from aquad.core.clock import to_text
+from aquad.core.errors import ConfirmationNeeded
+from aquad.core.escape import escaped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import tzinfo
+    from types import TracebackType
+
+    from rich.progress import TaskID
+
+SCHEMA_VERSION = 1
+
+
+def print_json(**content: Any) -> None:
+    click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=1, default=_plain))
+
+
+def _plain(value: object) -> str:
+    return to_text(value) if isinstance(value, datetime) else str(value)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; every cell is escaped, for names come from the data."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        grid.add_column(column, justify="right" if column in {"size", "age", "stored"} else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(escaped(cell)) for cell in row))
+    Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200).print(grid)
+
+
+def both_times(moment: datetime | None, zone: tzinfo) -> str:
+    """Local time of the schedule's zone, and UTC where that is another."""
+    if moment is None:
+        return "never"
+    local = moment.astimezone(zone)
+    text = local.strftime("%Y-%m-%d %H:%M:%S %Z")
+    return text if not local.utcoffset() else f"{text} ({moment:%H:%M:%S} UTC)"
+
+
+def duration(seconds: float | None) -> str:
+    """90061 -> '1d 1h'."""
+    if seconds is None:
+        return "-"
+    for unit, size, smaller, small in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit} {int(seconds % size // small)}{smaller}"
+    return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
+
+
+def confirmed(question: str, *, yes: bool) -> None:
+    """Ask before destruction. Raises ConfirmationNeeded when nobody agrees, or nobody is there to be asked."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfirmationNeeded(
+            "restore: it overwrites live data and there is no terminal to ask",
+            "Look at the plan (--dry-run) and say --yes.",
+        )
+    if not click.confirm(question, default=False):
+        raise ConfirmationNeeded("restore: not confirmed, nothing was changed")
+
+
+class Bars:
+    """Progress on stderr: bars in a terminal, JSON Lines with --json, nothing otherwise."""
+
+    def __init__(self, *, wanted: bool, as_json: bool) -> None:
+        self._json = as_json and wanted
+        self._bars: Progress | None = None
+        self._task: TaskID | None = None
+        self._stage = ""
+        self._done = self._said = 0
+        if wanted and not as_json and sys.stderr.isatty():
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                DownloadColumn(binary_units=True),
+                TransferSpeedColumn(),
+                TimeElapsedColumn(),
+            )
+            self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
+
+    def __enter__(self) -> Self:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def stage(self, name: str, total_bytes: int | None) -> None:
+        self._stage, self._done, self._said = name, 0, 0
+        if self._bars:
+            if self._task is not None:
+                self._bars.remove_task(self._task)
+            self._task = self._bars.add_task(escaped(name), total=total_bytes)
+        if self._json:
+            self._line(event="stage", stage=name, total_bytes=total_bytes)
+
+    def advance(self, count: int) -> None:
+        if self._bars and self._task is not None:
+            self._bars.advance(self._task, count)
+        self._done += count
+        if self._json and self._done - self._said >= 64 << 20:
+            self._said = self._done
+            self._line(event="progress", stage=self._stage, bytes=self._done)
+
+    def _line(self, **content: Any) -> None:
+        print(json.dumps({"schema_version": SCHEMA_VERSION, **content}), file=sys.stderr, flush=True)  # noqa: T201 - this is the command line

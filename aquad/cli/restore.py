@@ -1,0 +1,273 @@
+"""`aquad restore`: each part, the whole, the plan, and what a restore kept aside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aquad.cli import Invocation
+from aquad.cli.output import Bars, confirmed, duration, print_json
+from aquad.core.clock import SystemClock
+from aquad.core.errors import InvalidUse
+from aquad.core.escape import escaped
+from aquad.observe.reports import human_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aquad.jobs.restore import Order, Plan
+    from aquad.repository.repository import Repository
+    from aquad.wiring import Wiring
+
+
+class _Session:
+    """What one restore command needs: its wiring, its repository, and what was said about asking."""
+
+    def __init__(self, invocation: Invocation, *, plan_only: bool, yes: bool, trusted: bool) -> None:
+        from aquad.wiring import Wiring
+
+        self.invocation = invocation
+        self.wiring: Wiring = Wiring.load(invocation.config_path)
+        self.repository: Repository = self.wiring.repository()
+        self.plan_only = plan_only
+        self.yes = yes
+        self.trusted = trusted
+
+    def order(self, component: str, what: str, target: Callable[[Wiring], object]) -> Order:
+        from aquad.jobs.restore import Order, open_backup
+
+        with Bars(wanted=self.invocation.progress, as_json=self.invocation.json) as bars:
+            bars.stage(f"comparing {component}", None)
+            reader = open_backup(self.repository, component, what, trusted=self.trusted, advance=bars.advance)
+        return Order(component, self.wiring.source(component), reader, target(self.wiring))
+
+    def carry_out(self, orders: Sequence[Order], name: str) -> None:
+        from aquad.jobs.restore import plan, restore
+        from aquad.jobs.run import run_job
+
+        if self.plan_only:
+            self._show(plan(orders))
+            return
+        clock = SystemClock()
+        started = clock.monotonic()
+        with Bars(wanted=self.invocation.progress, as_json=self.invocation.json) as bars:
+            work = run_job(
+                self.repository,
+                f"restore {name}",
+                lambda context: restore(self.repository, orders, self._confirm, context),
+                clock=clock,
+                zone=self.wiring.zone,
+                limits=self.wiring.limits("restore"),
+                progress=bars,
+            )
+        seconds = clock.monotonic() - started
+        if self.invocation.json:
+            print_json(
+                outcome=work.outcome,
+                restored=work.details["restored"],
+                facts=work.details["facts"],
+                seconds=round(seconds, 3),
+            )
+        else:
+            click.echo(
+                f"restored {', '.join(work.details['restored'])} in {duration(seconds)}, compared with what was sealed"
+            )
+
+    def _confirm(self, plans: Sequence[Plan]) -> None:
+        if not self.invocation.json:
+            self._show(plans)
+        if any(plan.overwrites for plan in plans):
+            confirmed("Overwrite what is named above?", yes=self.yes)
+
+    def _show(self, plans: Sequence[Plan]) -> None:
+        if self.invocation.json:
+            print_json(
+                plan=[
+                    {"component": p.component, "origin": p.origin, "steps": [s._asdict() for s in p.steps]}
+                    for p in plans
+                ]
+            )
+            return
+        for plan in plans:
+            click.echo(f"{plan.component} from {escaped(plan.origin)}:")
+            for number, step in enumerate(plan.steps, start=1):
+                size = f" ({human_bytes(step.needs_bytes)} of free space)" if step.needs_bytes else ""
+                click.echo(f"  {number}. {escaped(step.text)}{size}")
+                if step.overwrites:
+                    click.echo(f"     OVERWRITES {escaped(step.overwrites)}")
+                if step.warning:
+                    click.echo(f"     WARNING {escaped(step.warning)}")
+
+
+def _asking(command: Any) -> Any:
+    """The options that every restore has."""
+    for option in (
+        click.option("--dry-run", is_flag=True, help="Print the plan; do nothing."),
+        click.option("--yes", is_flag=True, help="Do not ask."),
+        click.option("--trusted", is_flag=True, help="I vouch for a FILE that no manifest names."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def group() -> None:
+    """Bring back one part, or everything. ID may be a unique prefix, or latest; FILE is an artifact by its path.
+
+    \b
+    Examples:
+      aquad restore plan all latest
+      aquad restore postgres latest --database orders --to-name orders_yesterday
+      aquad restore volume kafka_data 20240802_020000 --to /tmp/look
+    """
+
+
+@click.group()
+def plan() -> None:
+    """Print the steps, sizes, and what would be overwritten; do nothing."""
+
+
+def _session(dry_run: bool, yes: bool, trusted: bool) -> _Session:
+    context = click.get_current_context()
+    planning = context.parent is not None and context.parent.info_name == "plan"
+    return _Session(context.obj, plan_only=dry_run or planning, yes=yes, trusted=trusted)
+
+
+@click.command()
+@click.argument("what", metavar="ID|FILE")
+@click.option("--database", metavar="NAME", help="Only this database.")
+@click.option("--to-name", metavar="NAME", help="Under this name, beside the original.")
+@click.option("--schema-only", is_flag=True, help="No rows.")
+@click.option("--to", "url", metavar="URL", help="Another server: postgresql://user@host:port (no password in it).")
+@click.option("--password-file", type=click.Path(path_type=Path), help="Password for --to.")
+@click.option("--in-place", is_flag=True, help="Drop the live database first: where there is no space for two.")
+@click.option(
+    "--with-globals", is_flag=True, help="Also alter roles that exist (resets their passwords to those of the backup)."
+)
+@_asking
+def postgres(
+    what: str,
+    database: str | None,
+    to_name: str | None,
+    schema_only: bool,
+    url: str | None,
+    password_file: Path | None,
+    in_place: bool,
+    with_globals: bool,
+    dry_run: bool,
+    yes: bool,
+    trusted: bool,
+) -> None:
+    """Restore PostgreSQL beside the live data, compare, and swap."""
+    if to_name and not database:
+        raise InvalidUse("restore postgres --to-name: it needs --database", "A whole cluster keeps its names.")
+
+    def target(wiring: Wiring) -> object:
+        from aquad.sources.postgres.restore import PostgresTarget
+        from aquad.sources.postgres.server import login_of_url
+
+        return PostgresTarget(
+            login=login_of_url(url, password_file) if url else None,
+            database=database,
+            to_name=to_name,
+            schema_only=schema_only,
+            in_place=in_place,
+            with_globals=with_globals,
+        )
+
+    session = _session(dry_run, yes, trusted)
+    session.carry_out([session.order("postgres", what, target)], "postgres")
+
+
+@click.command()
+@click.argument("what", metavar="ID|FILE")
+@click.option(
+    "--to", type=click.Path(path_type=Path), metavar="DIR", help="Into this directory instead of their places."
+)
+@_asking
+def configs(what: str, to: Path | None, dry_run: bool, yes: bool, trusted: bool) -> None:
+    """Restore the configuration; what it replaces is kept beside."""
+    session = _session(dry_run, yes, trusted)
+    session.carry_out([session.order("configs", what, lambda _: _configs_target(to))], "configs")
+
+
+@click.command()
+@click.argument("name")
+@click.argument("what", metavar="ID|FILE")
+@click.option(
+    "--to", type=click.Path(path_type=Path), metavar="DIR", help="Into this empty directory instead of the volume."
+)
+@click.option("--only", metavar="PATTERN", help="Only paths that fit, such as 'topics/*'.")
+@_asking
+def volume(name: str, what: str, to: Path | None, only: str | None, dry_run: bool, yes: bool, trusted: bool) -> None:
+    """Restore one volume; its old content is taken aside into the repository first."""
+    session = _session(dry_run, yes, trusted)
+    session.wiring.volume(name)
+    order = session.order(name, what, lambda _: _volume_target(session, name, to, only))
+    session.carry_out([order], name)
+
+
+@click.command("all")
+@click.argument("what", metavar="ID")
+@_asking
+def everything(what: str, dry_run: bool, yes: bool, trusted: bool) -> None:
+    """Restore everything a backup holds: configuration, volumes, databases, in this order.
+
+    With `latest`, each component comes from the newest backup in which it is good.
+    """
+    session = _session(dry_run, yes, trusted)
+    wiring = session.wiring
+    catalog = session.repository.catalog()
+    names = (
+        [n for n in wiring.components() if catalog.latest(n)]
+        if what == "latest"
+        else [n for n in wiring.components() if catalog.find(what).component(n)]
+    )
+    orders = [session.order(name, what, lambda _, n=name: _default_target(session, n)) for name in names]
+    if not orders:
+        catalog.find(what)
+        raise InvalidUse(f"restore all {what}: it holds nothing that the settings name")
+    session.carry_out(orders, "all")
+
+
+@click.command()
+@click.argument("what", metavar="ID", required=False)
+@_asking
+def discard(what: str | None, dry_run: bool, yes: bool, trusted: bool) -> None:
+    """Drop what a restore kept aside: all of it, or one ID as `status` shows it."""
+    from aquad.jobs.discard import discard as discard_aside
+
+    session = _session(dry_run, yes, trusted)
+    discard_aside(session.repository, session.wiring.postgres(), what, session.ask_discard, session.run_job)
+
+
+def _default_target(session: _Session, name: str) -> object:
+    if name == "configs":
+        return _configs_target(None)
+    if name == "postgres":
+        from aquad.sources.postgres.restore import PostgresTarget
+
+        return PostgresTarget()
+    return _volume_target(session, name, None, None)
+
+
+def _configs_target(to: Path | None) -> object:
+    from aquad.sources.configs import ConfigsTarget
+
+    return ConfigsTarget(to=to)
+
+
+def _volume_target(session: _Session, name: str, to: Path | None, only: str | None) -> object:
+    from aquad.sources.volumes import VolumeTarget
+
+    aside = None if to is not None else lambda timestamp: session.repository.aside(timestamp, name)
+    return VolumeTarget(to=to, only=only, aside=aside)
+
+
+for _command in (postgres, configs, volume, everything):
+    group.add_command(_command)
+    plan.add_command(_command)
+group.add_command(plan)
+group.add_command(discard)

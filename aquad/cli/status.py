@@ -1,0 +1,131 @@
+"""`aquad status` and `aquad check`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from aquad.cli import Invocation
+from aquad.cli.output import both_times, duration, print_json, table
+from aquad.core.errors import AquadError
+from aquad.observe.reports import human_bytes
+
+if TYPE_CHECKING:
+    from datetime import tzinfo
+
+    from aquad.observe.overview import Overview
+    from aquad.stream.artifact import Finding
+
+STALE = 15
+
+
+@click.command()
+@click.option("--check", "judge", is_flag=True, help="Exit 15 when a component is older than its objective allows.")
+@click.pass_obj
+def status(invocation: Invocation, judge: bool) -> None:
+    """What can I restore, to which moment, how long will it take.
+
+    \b
+    Examples:
+      aquad status
+      aquad status --check && echo fresh
+    """
+    from aquad.jobs.overview import overview
+    from aquad.wiring import Wiring
+
+    wiring = Wiring.load(invocation.config_path)
+    repository = wiring.repository()
+    grace = int(wiring.settings.objectives.grace.total_seconds())
+    seen = overview(
+        repository, wiring.components(), objectives=wiring.objectives(), grace_seconds=grace, now=wiring.clock.now()
+    )
+    if invocation.json:
+        print_json(**asdict(seen), stale=seen.stale)
+    else:
+        _print(seen, wiring.zone)
+    if judge and seen.stale:
+        raise SystemExit(STALE)
+
+
+def _print(seen: Overview, zone: tzinfo) -> None:
+    click.echo(
+        f"{seen.stack}: {seen.backups} backups, {human_bytes(seen.stored_bytes)} in {seen.repository}, {human_bytes(seen.free_bytes)} free"
+    )
+    click.echo(f"last run: {seen.last_run}\n")
+    table(
+        [
+            "component",
+            "can be restored to",
+            "age",
+            "from",
+            "consistency",
+            "stored",
+            "last attempt",
+            "verified",
+            "restore takes",
+        ],
+        [
+            [
+                view.name,
+                both_times(view.recovery_point_at, zone),
+                duration(view.age_seconds) + (" STALE" if view.stale else ""),
+                view.backup or "-",
+                view.consistency or "-",
+                human_bytes(view.stored_bytes),
+                view.last_attempt,
+                f"{view.verified_level} {both_times(view.verified_at, zone)}".strip(),
+                duration(view.restore_milliseconds / 1000) + " (last time)"
+                if view.restore_milliseconds is not None
+                else "never restored",
+            ]
+            for view in seen.components
+        ],
+    )
+    for line in seen.warnings:
+        click.echo(f"WARNING {line}")
+    for name in seen.aside:
+        click.echo(f"kept aside by a restore: {name} (`aquad restore discard {name}` drops it)")
+    for name in seen.drafts:
+        click.echo(f"unfinished: {name} (a run is working on it, or died; the next run tidies up)")
+
+
+@click.command()
+@click.pass_obj
+def check(invocation: Invocation) -> None:
+    """Connect to every source; say what would fail tonight. Exit 1 on an error, 3 on a warning.
+
+    \b
+    Example:
+      aquad check
+    """
+    from aquad.stream.artifact import Finding
+    from aquad.wiring import Wiring
+
+    wiring = Wiring.load(invocation.config_path)
+    findings: list[Finding] = []
+    try:
+        repository = wiring.repository()
+        findings.append(Finding("ok", "repository", f"{repository.root} is repository {repository.marker.id}"))
+        findings += [Finding("error", "repository", f"{u.id}: {u.reason}") for u in repository.catalog().unreadable]
+    except AquadError as error:
+        findings.append(Finding("error", "repository", error.message, error.hint))
+    for source in wiring.sources():
+        try:
+            findings += source.check()
+        except AquadError as error:
+            findings.append(Finding("error", source.component, error.message, error.hint))
+    if invocation.json:
+        print_json(findings=[finding._asdict() for finding in findings])
+    else:
+        for finding in findings:
+            _print_finding(finding)
+    levels = {finding.level for finding in findings}
+    raise SystemExit(1 if "error" in levels else 3 if "warning" in levels else 0)
+
+
+def _print_finding(finding: Finding) -> None:
+    click.echo(f"{finding.level.upper():8}{finding.subject}: {finding.text}")
+    if finding.hint:
+        click.echo(f"        {finding.hint}")

@@ -1,0 +1,189 @@
+"""Child processes: argument lists, both ends of every pipe, and an exit status that is always looked at.
+
+The owner of subprocess. Children get their own process group, die with the thread that started them (PDEATHSIG, so
+start them from the main thread only), and inherit the lock descriptors of the run, so that a child that outlives its
+parent keeps the repository locked. Nothing here knows what the children do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING, Self
+
+from aquad.core.errors import ChildFailed
+from aquad.core.escape import escaped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+PIPE_BYTES = 1 << 20
+STDERR_KEPT_BYTES = 8 << 10
+TERMINATION_GRACE_SECONDS = 5.0
+
+
+class Child:
+    """A running child. Use it as a context manager: leaving the block ends it, whatever happened.
+
+    `stall_seconds`: no byte on stdout for so long ends it. `deadline`: a value of time.monotonic().
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        keep_fds: Iterable[int] = (),
+        stdin: bool = False,
+        stall_seconds: float | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        self.name = os.path.basename(argv[0])
+        self.argv = list(argv)
+        self._stall_seconds = stall_seconds
+        self._deadline = deadline
+        self._stderr = bytearray()
+        guard = shutil.which("setpriv")
+        prefix = [guard, "--pdeathsig", "KILL", "--"] if guard else []
+        try:
+            self._process = subprocess.Popen(
+                [*prefix, *argv],
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", **environment},
+                pass_fds=tuple(keep_fds),
+                process_group=0,
+                bufsize=0,
+            )
+        except OSError as error:
+            raise ChildFailed(f"start {self.name}: {error.strerror}", "Is it installed and executable?") from error
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # harmless because a smaller pipe is only slower
+                    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield stdout to its end, then check the exit status. Raises ChildFailed: what came before is worthless then."""
+        yield from self._exchange(None)
+        self.check()
+
+    def feed(self, chunks: Iterable[bytes]) -> bytes:
+        """Write `chunks` to stdin while reading stdout; return stdout (for small outputs). Raises ChildFailed."""
+        output = b"".join(self._exchange(iter(chunks)))
+        self.check()
+        return output
+
+    def check(self) -> None:
+        """Wait for the end and raise ChildFailed unless the exit status is 0."""
+        status = self._wait()
+        if status:
+            how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+            raise ChildFailed(f"run {self.name}: {how}: {self.stderr or 'it said nothing'}")
+
+    @property
+    def stderr(self) -> str:
+        """The last 8 KiB of stderr, escaped, lines joined by ' | '."""
+        lines = bytes(self._stderr).decode("utf-8", "replace").strip().splitlines()
+        return " | ".join(escaped(line) for line in lines)
+
+    def end(self) -> None:
+        """TERM the process group, KILL it after a grace period, reap it. May be called twice."""
+        process = self._process
+        if process.poll() is None:
+            self._signal(signal.SIGTERM)
+            try:
+                process.wait(TERMINATION_GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._signal(signal.SIGKILL)
+                process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):  # harmless because the child is gone
+                    pipe.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):  # harmless because it just ended
+            os.killpg(self._process.pid, number)
+
+    def _wait(self) -> int:
+        while True:
+            try:
+                return self._process.wait(1.0)
+            except subprocess.TimeoutExpired:
+                self._watch(time.monotonic(), stall=False)
+
+    def _watch(self, last_byte_at: float, *, stall: bool = True) -> None:
+        now = time.monotonic()
+        if self._deadline is not None and now > self._deadline:
+            self.end()
+            raise ChildFailed(
+                f"run {self.name}: not done at the run's deadline", "Raise limits.deadline or look why it is slow."
+            )
+        if stall and self._stall_seconds is not None and now - last_byte_at > self._stall_seconds:
+            self.end()
+            raise ChildFailed(
+                f"run {self.name}: no byte for {self._stall_seconds:g} s", "Is the server or the network stuck?"
+            )
+
+    def _exchange(self, source: Iterator[bytes] | None) -> Iterator[bytes]:
+        """Move bytes both ways until stdout and stderr have ended."""
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        assert stdout is not None and stderr is not None  # noqa: S101, PT018 - both are pipes, made above
+        pending: memoryview | None = memoryview(b"")
+        if stdin is not None:
+            os.set_blocking(stdin.fileno(), False)
+        reading = {stdout.fileno(), stderr.fileno()}
+        last_byte_at = time.monotonic()
+        while reading:
+            ready, writable, _ = select.select(list(reading), [stdin] if stdin else [], [], 0.5)
+            if stdin is not None and writable:
+                pending = pending or memoryview(next(source, b"") if source else b"")
+                pending = _written(stdin.fileno(), pending) if pending else None
+                if pending is None:  # all is written, or the child reads no more: its exit status tells
+                    stdin.close()
+                    stdin, pending = None, memoryview(b"")
+            for fd in ready:
+                block = os.read(fd, PIPE_BYTES)
+                if not block:
+                    reading.discard(fd)
+                elif fd == stderr.fileno():
+                    self._stderr = (self._stderr + block)[-STDERR_KEPT_BYTES:]
+                else:
+                    last_byte_at = time.monotonic()
+                    yield block
+            self._watch(last_byte_at)
+
+
+def _written(fd: int, pending: memoryview) -> memoryview | None:
+    """Write what the pipe takes and return the rest; None when the other end is closed."""
+    try:
+        return pending[os.write(fd, pending) :]
+    except BlockingIOError:
+        return pending
+    except BrokenPipeError:
+        return None
+
+
+def run(
+    argv: Sequence[str], *, environment: Mapping[str, str], keep_fds: Iterable[int] = (), deadline: float | None = None
+) -> bytes:
+    """Run a short child to its end and return its stdout. Raises ChildFailed."""
+    with Child(argv, environment=environment, keep_fds=keep_fds, deadline=deadline) as child:
+        return b"".join(child.chunks())

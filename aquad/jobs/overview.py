@@ -1,0 +1,87 @@
+"""Fills the Overview from the catalog and the journal; nothing is remembered anywhere else."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from aquad.core.clock import from_text
+from aquad.observe.overview import ComponentView, Overview
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from aquad.repository.catalog import Catalog
+    from aquad.repository.repository import Repository
+
+
+def overview(
+    repository: Repository,
+    components: Sequence[str],
+    *,
+    objectives: Mapping[str, int],
+    grace_seconds: int,
+    now: datetime,
+) -> Overview:
+    """`objectives`: seconds that a component's newest good backup may be old; `grace_seconds` is for the run itself."""
+    catalog = repository.catalog()
+    entries = list(repository.journal.entries())
+    disk = os.statvfs(repository.root)
+    views = [_component(name, catalog, entries, objectives.get(name), grace_seconds, now) for name in components]
+    runs = [entry for entry in entries if entry["event"] == "run_ended"]
+    last = f"{runs[-1]['job']} {runs[-1]['outcome']} at {runs[-1]['at']}" if runs else "never"
+    warnings = [f"{u.id}: {u.reason}" for u in catalog.unreadable]
+    if repository.marker.encryption == "off":
+        warnings.append("encryption is off: whoever reads the repository reads the data")
+    return Overview(
+        stack=repository.marker.stack,
+        repository=str(repository.root),
+        encryption=repository.marker.encryption,
+        now=now,
+        components=views,
+        backups=len(catalog.backups),
+        stored_bytes=sum(backup.stored_bytes for backup in catalog.backups),
+        free_bytes=disk.f_bavail * disk.f_frsize,
+        unreadable=[one.id for one in catalog.unreadable],
+        aside=sorted(path.name for path in repository.layout.aside.iterdir()),
+        drafts=sorted(path.name for path in repository.layout.drafts.iterdir()),
+        last_run=last,
+        warnings=warnings,
+    )
+
+
+def _component(
+    name: str,
+    catalog: Catalog,
+    entries: Sequence[Mapping[str, Any]],
+    objective: int | None,
+    grace_seconds: int,
+    now: datetime,
+) -> ComponentView:
+    newest = catalog.latest(name)
+    record = newest.component(name) if newest else None
+    taken_at = from_text(newest.started_at) if newest else None
+    age = int((now - taken_at).total_seconds()) if taken_at else None
+    attempts = [e["components"][name] for e in entries if e["event"] == "run_ended" and name in e.get("components", {})]
+    verified = [
+        e
+        for e in entries
+        if e["event"] == "verified" and newest and e["backup"] == newest.id and e["outcome"] == "success"
+    ]
+    restored = [e for e in entries if e["event"] == "restored" and e["component"] == name]
+    return ComponentView(
+        name=name,
+        backup=newest.id if newest else None,
+        recovery_point_at=taken_at,
+        age_seconds=age,
+        objective_seconds=objective,
+        stale=age is None or (objective is not None and age > objective + grace_seconds),
+        consistency=record.consistency if record else None,
+        stored_bytes=sum(a.stored_bytes for a in record.artifacts) if record else 0,
+        plain_bytes=sum(a.plain_bytes for a in record.artifacts) if record else 0,
+        last_attempt=attempts[-1] if attempts else "never",
+        verified_at=from_text(verified[-1]["at"]) if verified else None,
+        verified_level=verified[-1]["level"] if verified else "",
+        restore_milliseconds=restored[-1]["milliseconds"] if restored else None,
+    )

@@ -1,0 +1,150 @@
+"""Bringing back: find the bytes, prove them, plan, ask, do, and say what was compared.
+
+The lock is held from the plan to the comparison, so that no run backs up a half-restored stack.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from aquad.core.errors import InvalidUse, NoSuchBackup, RestoreFailed
+from aquad.core.escape import escaped
+from aquad.jobs.run import Work
+from aquad.repository.reader import BackupReader, FileReader, check_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aquad.repository.manifest import Manifest
+    from aquad.repository.repository import Repository
+    from aquad.stream.artifact import Reader, RunContext, Source, Step
+
+
+class Order(NamedTuple):
+    """One component to be brought back, by its source, to a target of that source's kind."""
+
+    component: str
+    source: Source[object]
+    reader: Reader
+    target: object
+
+
+class Plan(NamedTuple):
+    component: str
+    origin: str
+    steps: Sequence[Step]
+
+    @property
+    def overwrites(self) -> list[str]:
+        return [step.overwrites for step in self.steps if step.overwrites]
+
+
+def open_backup(
+    repository: Repository, component: str, text: str, *, trusted: bool, advance: Callable[[int], None] = lambda _: None
+) -> Reader:
+    """Return what an ID, `latest`, an id's prefix or a FILE means, after every byte of it was compared with its manifest.
+
+    Raises NoSuchBackup, Damaged, and InvalidUse for a FILE of no manifest for which nobody vouched.
+    """
+    if "/" in text or Path(text).is_file():
+        return _open_file(repository, component, Path(text), trusted=trusted, advance=advance)
+    backup = repository.catalog().find(text, component)
+    return _open_sealed(repository, backup, component, advance)
+
+
+def _open_sealed(repository: Repository, backup: Manifest, component: str, advance: Callable[[int], None]) -> Reader:
+    record = backup.component(component)
+    if record is None:
+        have = ", ".join(c.name for c in backup.components if c.good)
+        raise NoSuchBackup(
+            f"open {component} of {backup.id}: it is not in this backup, which has {have}",
+            f"`aquad list --component {component}` shows others.",
+        )
+    for artifact in record.artifacts:
+        check_file(repository.root, artifact, read=True, advance=advance)
+        if artifact.index is not None:
+            check_file(repository.root, artifact.index, read=True)
+    return BackupReader(repository.root, backup, record)
+
+
+def _open_file(
+    repository: Repository, component: str, path: Path, *, trusted: bool, advance: Callable[[int], None]
+) -> Reader:
+    absolute = path.resolve()
+    if absolute.is_relative_to(repository.root.resolve()):
+        name = str(absolute.relative_to(repository.root.resolve()))
+        for backup in repository.catalog().backups:
+            owner = next((c for c in backup.components for a in c.artifacts if a.path == name), None)
+            if owner is not None:
+                if owner.name != component:
+                    raise InvalidUse(
+                        f"restore {component} from {escaped(name)}: that file is {owner.name} of {backup.id}"
+                    )
+                return _open_sealed(repository, backup, component, advance)
+    reader = FileReader(path)
+    if not trusted:
+        raise InvalidUse(
+            f"restore {component} from {escaped(str(path))}: no manifest of this repository names that file, so nothing proves what is in it",
+            "Say --trusted if you know where it comes from.",
+        )
+    return reader
+
+
+def plan(orders: Sequence[Order]) -> list[Plan]:
+    """Look, and touch nothing. Raises RestoreFailed when a target's disk is too small."""
+    plans = [
+        Plan(order.component, order.reader.origin, order.source.plan_restore(order.reader, order.target))
+        for order in orders
+    ]
+    _check_space(plans)
+    return plans
+
+
+def restore(
+    repository: Repository, orders: Sequence[Order], confirm: Callable[[Sequence[Plan]], None], run: RunContext
+) -> Work:
+    """`confirm` is shown the plan and raises ConfirmationNeeded unless somebody agrees.
+
+    The components come one after the other; the first that fails ends it, and the error says which were done.
+    """
+    confirm(plan(orders))
+    done: dict[str, object] = {}
+    for order in orders:
+        run.progress.stage(f"restoring {order.component}", None)
+        started = run.clock.monotonic()
+        try:
+            facts = order.source.restore(order.reader, order.target, run)
+        except RestoreFailed as error:
+            if done:
+                error.message += f" (restored before that: {', '.join(done)})"
+            raise
+        milliseconds = int((run.clock.monotonic() - started) * 1000)
+        repository.journal.append(
+            "restored",
+            run=run.run_id,
+            component=order.component,
+            origin=escaped(order.reader.origin),
+            milliseconds=milliseconds,
+        )
+        done[order.component] = facts
+    return Work("success", "", {"restored": sorted(done), "facts": done})
+
+
+def _check_space(plans: Sequence[Plan]) -> None:
+    needed: dict[int, tuple[int, str]] = {}
+    for step in (step for one in plans for step in one.steps if step.needs_bytes and step.on_path):
+        where = Path(step.on_path)
+        while not where.exists():
+            where = where.parent
+        device = where.stat().st_dev
+        needed[device] = (needed.get(device, (0, ""))[0] + step.needs_bytes, str(where))
+    for count, path in needed.values():
+        disk = os.statvfs(path)
+        free = disk.f_bavail * disk.f_frsize
+        if free < count:
+            raise RestoreFailed(
+                f"restore to {path}: {count} bytes are needed, {free} are free",
+                "Free space there, or restore elsewhere with --to. Nothing was changed.",
+            )

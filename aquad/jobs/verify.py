@@ -1,0 +1,148 @@
+"""Verification: stored bytes are read again and compared with what was sealed. Restoring for real is a drill, another word.
+
+quick    the files are there, with the sealed size and closed to others
+bytes    every stored byte is read, every file has its sealed SHA-256
+content  and everything is inflated: the plain digests, the members of archives, the parts of dumps
+
+A verification that could not finish is not a pass: what cannot be read is a problem, and the next backup is looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from aquad.core.errors import Damaged, RepositoryWriteFailed
+from aquad.repository.reader import BackupReader, check_file, file_chunks
+from aquad.stream.gzip import inflate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from aquad.repository.catalog import Catalog
+    from aquad.repository.manifest import ArtifactRecord, Manifest
+    from aquad.repository.repository import Repository
+    from aquad.stream.artifact import Progress
+
+Level = Literal["quick", "bytes", "content"]
+
+
+class Verdict(NamedTuple):
+    backup: str
+    level: Level
+    problems: Sequence[str]
+    recorded: bool
+    """False where the journal could not be written (a read-only mount): the verdict stands, but nobody will remember it."""
+
+
+def verify(repository: Repository, backups: Sequence[Manifest], level: Level, progress: Progress) -> list[Verdict]:
+    """Verify each backup, the bad ones too, and write each verdict into the journal."""
+    verdicts = []
+    with repository.reading():
+        for backup in backups:
+            progress.stage(backup.id, backup.stored_bytes)
+            problems = _problems(repository.root, backup, level, progress)
+            try:
+                outcome = "failed" if problems else "success"
+                repository.journal.append(
+                    "verified", backup=backup.id, level=level, outcome=outcome, problems=problems[:20]
+                )
+                recorded = True
+            except RepositoryWriteFailed:  # harmless because the verdict is returned, and says that it was not recorded
+                recorded = False
+            verdicts.append(Verdict(backup.id, level, problems, recorded))
+    return verdicts
+
+
+def unreadable(catalog: Catalog, level: Level) -> list[Verdict]:
+    """The verdicts on backups whose manifest is damaged."""
+    return [Verdict(one.id, level, [one.reason], recorded=False) for one in catalog.unreadable]
+
+
+def _problems(root: Path, backup: Manifest, level: Level, progress: Progress) -> list[str]:
+    problems = []
+    for file in backup.files():
+        try:
+            check_file(root, file, read=level != "quick", advance=progress.advance)
+            mode = stat.S_IMODE((root / file.path).lstat().st_mode)
+            if mode & 0o077:
+                problems.append(f"verify {file.path}: its mode is {mode:04o}, open to others. Run: chmod 600 on it.")
+        except Damaged as error:
+            problems.append(str(error))
+    if level == "content" and not problems:
+        for component in backup.components:
+            reader = BackupReader(root, backup, component)
+            for artifact in component.artifacts:
+                try:
+                    _check_content(root, artifact, reader)
+                except Damaged as error:
+                    problems.append(str(error))
+    return problems
+
+
+def _check_content(root: Path, artifact: ArtifactRecord, reader: BackupReader) -> None:
+    members = reader.members(artifact.path)
+    if members is not None:
+        _check_members(root / artifact.path, artifact, members)
+        return
+    for part in artifact.parts:
+        plain = _plain(artifact, root / artifact.path, part.offset, part.length)
+        _expect(artifact.path, f"part {part.name}: plain bytes", sum(len(chunk) for chunk in plain), part.plain_bytes)
+    digest, total = hashlib.sha256(), 0
+    for chunk in _plain(artifact, root / artifact.path, 0, artifact.stored_bytes):
+        digest.update(chunk)
+        total += len(chunk)
+    _expect(artifact.path, "plain bytes", total, artifact.plain_bytes)
+    if artifact.plain_sha256 is not None:
+        _expect(artifact.path, "plain SHA-256", digest.hexdigest(), artifact.plain_sha256)
+
+
+def _plain(artifact: ArtifactRecord, path: Path, offset: int, length: int) -> Any:
+    stored = file_chunks(path, offset, length)
+    return inflate(stored, artifact.path) if artifact.compression == "gzip" else stored
+
+
+def _check_members(path: Path, artifact: ArtifactRecord, members: Any) -> None:
+    """Every stretch of the archive belongs to one member, in order; the last is the tar's end of zero blocks."""
+    position, total = 0, 0
+    for member in members:
+        name = f"{artifact.path}, member {member['path']}"
+        _expect(name, "offset", member["offset"], position)
+        total += _check_member(path, name, member)
+        position += member["length"]
+    end = b"".join(inflate(file_chunks(path, position, artifact.stored_bytes - position), artifact.path))
+    if len(end) < 1024 or end.strip(b"\0"):
+        raise Damaged(f"verify {artifact.path}: it does not end with two zero blocks")
+    _expect(artifact.path, "plain bytes", total + len(end), artifact.plain_bytes)
+
+
+def _check_member(path: Path, name: str, member: Mapping[str, Any]) -> int:
+    stored, content, total, position = hashlib.sha256(), hashlib.sha256(), 0, member["offset"]
+    segments = member.get("segments")
+    left = sum(length for _, length in segments) if segments is not None else member["size"]
+    for offset, length, plain_bytes in member["chunks"]:
+        _expect(name, "chunk offset", offset, position)
+        position += length
+        chunks = list(file_chunks(path, offset, length))
+        for chunk in chunks:
+            stored.update(chunk)
+        before = total
+        for plain in inflate(chunks, name):
+            start = max(0, member["header_bytes"] - total)
+            piece = plain[start:][:left]
+            left -= len(piece)
+            content.update(piece)
+            total += len(plain)
+        _expect(name, "plain bytes of a chunk", total - before, plain_bytes)
+    _expect(name, "stored length", position - member["offset"], member["length"])
+    _expect(name, "stored SHA-256", stored.hexdigest(), member["stored_sha256"])
+    if member["type"] == "file":
+        _expect(name, "SHA-256", content.hexdigest(), member["sha256"])
+    return total
+
+
+def _expect(name: str, what: str, found: object, sealed: object) -> None:
+    if found != sealed:
+        raise Damaged(f"verify {name}: {what} {found}, sealed was {sealed}")

@@ -1,0 +1,61 @@
+"""Which backups there are. No I/O: it is handed the manifests, and what could not be read of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from aquad.core.errors import NoSuchBackup
+from aquad.core.escape import escaped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from aquad.repository.manifest import Manifest
+
+
+class Unreadable(NamedTuple):
+    """A manifest that is damaged: its backup cannot be listed, and its files are never taken for rubbish."""
+
+    id: str
+    reason: str
+
+
+class Catalog(NamedTuple):
+    backups: Sequence[Manifest]
+    """Newest first, by sequence."""
+    unreadable: Sequence[Unreadable]
+
+    @classmethod
+    def of(cls, manifests: Iterable[Manifest], unreadable: Iterable[Unreadable]) -> Catalog:
+        return cls(sorted(manifests, key=lambda m: m.sequence, reverse=True), tuple(unreadable))
+
+    def latest(self, component: str | None = None) -> Manifest | None:
+        """The newest backup, or the newest in which `component` is good."""
+        return next((m for m in self.backups if component is None or m.component(component)), None)
+
+    def find(self, text: str, component: str | None = None) -> Manifest:
+        """The backup of an id, a unique prefix of one, or `latest`. Raises NoSuchBackup and says what there is."""
+        if text == "latest":
+            newest = self.latest(component)
+            if newest is None:
+                what = f"backup with a good {component}" if component else "backup"
+                raise NoSuchBackup(
+                    f"find latest: there is no {what}", "`aquad list` shows what there is; `aquad run full` makes one."
+                )
+            return newest
+        matches = [m for m in self.backups if m.id == text] or [
+            m for m in self.backups if text and m.id.startswith(text)
+        ]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise NoSuchBackup(
+                f"find {escaped(text)}: it fits {len(matches)} backups: {', '.join(m.id for m in matches[:5])}",
+                "Give more of the id.",
+            )
+        damaged = [u.id for u in self.unreadable if u.id.startswith(text)]
+        if damaged:
+            raise NoSuchBackup(
+                f"find {escaped(text)}: the manifest of {damaged[0]} is damaged", "`aquad verify all` says how."
+            )
+        raise NoSuchBackup(f"find {escaped(text)}: no backup has that id", "`aquad list` shows what there is.")

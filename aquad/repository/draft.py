@@ -1,0 +1,238 @@
+"""A draft: work in progress, invisible to every listing, on the same file system as the repository it will be sealed into."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from aquad.core.errors import RepositoryRefused, RepositoryWriteFailed
+from aquad.repository import layout
+from aquad.repository.manifest import ArtifactRecord, FileRecord, PartRecord
+from aquad.storage import files
+from aquad.stream.gzip import Deflate
+from aquad.stream.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from aquad.stream.artifact import Facts, Part
+
+BUFFER_BYTES = 1 << 20
+
+
+class HashedFile:
+    """A new file that is hashed while it is written; `seal` makes it durable."""
+
+    def __init__(self, directory: Path, path: str) -> None:
+        self.path = path
+        self._where = directory / path
+        _make_parents(directory, self._where.parent)
+        self._fd = files.create(self._where)
+        self._digest = hashlib.sha256()
+        self._buffer = bytearray()
+        self.stored_bytes = 0
+
+    def write(self, stored: bytes) -> None:
+        self.stored_bytes += len(stored)
+        if len(stored) < BUFFER_BYTES:
+            self._buffer += stored
+            if len(self._buffer) < BUFFER_BYTES:
+                return
+            stored = b""
+        self._flush()
+        if stored:
+            self._store(stored)
+
+    def seal(self) -> FileRecord:
+        """Write what is buffered, fsync, close."""
+        self._flush()
+        files.sync(self._fd, self._where)
+        fd, self._fd = self._fd, -1
+        files.close(fd, self._where)
+        return FileRecord(path=self.path, stored_bytes=self.stored_bytes, stored_sha256=self._digest.hexdigest())
+
+    def abandon(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def _flush(self) -> None:
+        if self._buffer:
+            self._store(bytes(self._buffer))
+            self._buffer.clear()
+
+    def _store(self, stored: bytes) -> None:
+        self._digest.update(stored)
+        files.write(self._fd, stored, self._where)
+
+
+class RawArtifact:
+    """A `RawFile`: its writer compresses; members are recorded in an index beside the manifest."""
+
+    def __init__(self, file: HashedFile, index: HashedFile | None, records: list[ArtifactRecord]) -> None:
+        self._file = file
+        self._index = index
+        self._deflate = Deflate()
+        self._records = records
+        self._lines: list[bytes] = []
+        self._lines_bytes = 0
+
+    def write(self, stored: bytes) -> None:
+        self._file.write(stored)
+
+    def tell(self) -> int:
+        return self._file.stored_bytes
+
+    def record(self, member: Mapping[str, Any]) -> None:
+        line = json.dumps(member, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+        self._lines.append(line)
+        self._lines_bytes += len(line)
+        if self._lines_bytes > BUFFER_BYTES:
+            self._write_lines()
+
+    def finish(self, *, plain_bytes: int, facts: Facts) -> None:
+        index = None
+        if self._index is not None:
+            self._write_lines()
+            self._index.write(self._deflate.flush())
+            index = self._index.seal()
+        sealed = self._file.seal()
+        self._records.append(
+            ArtifactRecord(
+                **sealed.model_dump(),
+                index=index,
+                plain_bytes=plain_bytes,
+                plain_sha256=None,
+                compression="gzip",
+                facts=facts,
+                parts=[],
+            )
+        )
+
+    def _write_lines(self) -> None:
+        if self._index is not None:
+            self._index.write(self._deflate.compress(b"".join(self._lines)))
+        self._lines, self._lines_bytes = [], 0
+
+
+class DraftSink:
+    """The draft of one component."""
+
+    def __init__(self, draft: Draft, component: str) -> None:
+        self._draft = draft
+        self._component = component
+        self._open: list[HashedFile] = []
+        self.records: list[ArtifactRecord] = []
+
+    def add(self, path: str, parts: Iterable[Part], *, gzip: bool) -> None:
+        file = self._create(path)
+        stored_parts: list[PartRecord] = []
+        plain_digest = hashlib.sha256()
+        with Pipeline(file.write) as pipeline:
+            for part in parts:
+                offset, plain_bytes = file.stored_bytes, 0
+                deflate = Deflate() if gzip else None
+                for chunk in part.chunks:
+                    plain_bytes += len(chunk)
+                    plain_digest.update(chunk)
+                    pipeline.push(partial(deflate.compress, chunk) if deflate else partial(bytes, chunk))
+                if deflate:
+                    pipeline.push(deflate.flush)
+                pipeline.drain()
+                length = file.stored_bytes - offset
+                stored_parts.append(
+                    PartRecord(
+                        name=part.name, offset=offset, length=length, plain_bytes=plain_bytes, facts=part.facts()
+                    )
+                )
+        sealed = file.seal()
+        self.records.append(
+            ArtifactRecord(
+                **sealed.model_dump(),
+                plain_bytes=sum(part.plain_bytes for part in stored_parts),
+                plain_sha256=plain_digest.hexdigest(),
+                compression="gzip" if gzip else "none",
+                facts={},
+                parts=stored_parts,
+            )
+        )
+
+    def raw(self, path: str, *, indexed: bool = False) -> RawArtifact:
+        index = self._create(layout.index_path(self._draft.id, self._component)) if indexed else None
+        return RawArtifact(self._create(path), index, self.records)
+
+    def close(self) -> None:
+        """Close whatever a failed source left open."""
+        for file in self._open:
+            file.abandon()
+
+    def discard(self) -> None:
+        """Remove what a failed source wrote: it is not sealed."""
+        self.close()
+        for file in self._open:
+            where = self._draft.path / file.path
+            if where.exists():
+                files.remove(where)
+            _remove_empty_parents(self._draft.path, where.parent)
+
+    def _create(self, path: str) -> HashedFile:
+        file = HashedFile(self._draft.path, path)
+        self._open.append(file)
+        return file
+
+
+class Draft:
+    """`drafts/<id>/`, held by a lock of its own, so that recovery leaves it alone while its run lives."""
+
+    def __init__(self, where: layout.Layout, backup_id: str) -> None:
+        self.id = backup_id
+        self.timestamp = layout.timestamp_of(backup_id)
+        self.path = where.drafts / backup_id
+        files.make_directory(self.path)
+        self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            files.sync_directory(where.drafts)
+        except RepositoryWriteFailed:
+            self.close()  # or the draft would pass for that of a living run
+            raise
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+    def sink(self, component: str) -> DraftSink:
+        return DraftSink(self, component)
+
+    def write_file(self, path: str, content: bytes) -> FileRecord:
+        file = HashedFile(self.path, path)
+        try:
+            file.write(content)
+            return file.seal()
+        finally:
+            file.abandon()
+
+    def sync_directories(self) -> None:
+        for directory, _, _ in os.walk(self.path):
+            files.sync_directory(self.path / directory)
+
+
+def _make_parents(below: Path, directory: Path) -> None:
+    """Make the directories between `below` and `directory`, 0700. A path that leaves `below` is a bug of its source."""
+    if ".." in directory.parts or not directory.is_relative_to(below):
+        raise RepositoryRefused(f"create a file in {directory}: it is outside the draft {below}")
+    if directory != below and not directory.is_dir():
+        _make_parents(below, directory.parent)
+        files.make_directory(directory)
+
+
+def _remove_empty_parents(below: Path, directory: Path) -> None:
+    while directory != below and directory.is_dir() and not any(directory.iterdir()):
+        files.remove_directory(directory)
+        directory = directory.parent

@@ -1,0 +1,331 @@
+"""The repository on the local disk: the only writer of it, and the protocol that makes a backup exist all at once.
+
+begin -> files, each fsynced -> `names.json` -> renames to the final names -> fsync of the directories -> manifest last.
+A process or a power supply that dies anywhere in between leaves a draft, and no backup. Whoever writes holds the lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import uuid
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from aquad.core.clock import Clock, to_text
+from aquad.core.errors import Damaged, RepositoryRefused
+from aquad.core.escape import escaped
+from aquad.repository import layout, lock, manifest, recovery
+from aquad.repository.catalog import Catalog, Unreadable
+from aquad.repository.draft import Draft
+from aquad.storage import files
+from aquad.storage.journal import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import tzinfo
+    from pathlib import Path
+
+    from aquad.repository.manifest import Manifest
+
+NAMES = "names.json"
+
+
+class Marker(NamedTuple):
+    id: str
+    stack: str
+    encryption: str
+
+
+class Repository:
+    """Made by `open`: then the directory was seen to be ours."""
+
+    def __init__(self, root: Path, marker: Marker, clock: Clock, zone: tzinfo) -> None:
+        self.root = root
+        self.marker = marker
+        self.layout = layout.Layout(root)
+        self.journal = Journal(self.layout.journal, clock)
+        self._clock = clock
+        self._zone = zone
+
+    @classmethod
+    def open(cls, root: Path, *, stack: str, clock: Clock, zone: tzinfo) -> Repository:
+        """Raises RepositoryRefused: missing, not mounted, open to others, foreign, of another stack, or of a newer format."""
+        where = layout.Layout(root)
+        if not root.is_dir():
+            raise RepositoryRefused(
+                f"open repository {root}: there is no such directory",
+                "Is it mounted? A new one is made by `aquad init`.",
+            )
+        mode = stat.S_IMODE(root.stat().st_mode)
+        if mode & 0o077:
+            raise RepositoryRefused(
+                f"open repository {root}: its mode is {mode:04o}, open to others", f"Run: chmod 700 {root}"
+            )
+        try:
+            marker = _marker(where.marker)
+        except FileNotFoundError as error:
+            raise RepositoryRefused(
+                f"open repository {root}: no {layout.MARKER} in it",
+                "Is the backup disk mounted there? Only if this is to be a new repository: `aquad init`.",
+            ) from error
+        except PermissionError as error:
+            raise RepositoryRefused(
+                f"open repository {root}: permission denied", "Run aquad as the owner of the repository."
+            ) from error
+        if marker.stack != stack:
+            raise RepositoryRefused(
+                f"open repository {root}: it belongs to stack {marker.stack!r}, the settings say {stack!r}",
+                "Check repository.path and stack.",
+            )
+        device = root.stat().st_dev
+        for name in layout.DIRECTORIES:
+            directory = root / name
+            if directory.is_dir() and directory.stat().st_dev != device:
+                raise RepositoryRefused(
+                    f"open repository {root}: {name}/ is on another file system",
+                    "Drafts can only be sealed by rename: unmount it.",
+                )
+        return cls(root, marker, clock, zone)
+
+    @classmethod
+    def create(cls, root: Path, *, stack: str, encryption: str, clock: Clock, zone: tzinfo) -> Repository:
+        """Make a new repository in a missing or empty directory; going on after a death half-way. The marker comes last."""
+        where = layout.Layout(root)
+        if where.marker.exists():
+            raise RepositoryRefused(
+                f"init {root}: it is a repository already ({_marker(where.marker).id})",
+                "`aquad status` shows what is in it.",
+            )
+        if not root.exists():
+            files.make_directory(root)
+            files.sync_directory(root.parent)
+        foreign = [
+            p.name for p in root.iterdir() if p.name not in {*layout.DIRECTORIES, f".{layout.MARKER}.new", "lost+found"}
+        ]
+        if foreign:
+            raise RepositoryRefused(
+                f"init {root}: there is something in it already: {escaped(min(foreign))}",
+                "Choose an empty directory.",
+            )
+        if stat.S_IMODE(root.stat().st_mode) & 0o077:
+            root.chmod(0o700)
+        for name in layout.DIRECTORIES:
+            if not (root / name).is_dir():
+                files.make_directory(root / name)
+        files.sync_directory(root)
+        repository_id = str(uuid.uuid4())
+        marker = {
+            "id": repository_id,
+            "format": layout.FORMAT,
+            "stack": stack,
+            "encryption": encryption,
+            "created_at": to_text(clock.now()),
+        }
+        files.replace(where.marker, json.dumps(marker, indent=1, sort_keys=True).encode() + b"\n")
+        repository = cls(root, Marker(repository_id, stack, encryption), clock, zone)
+        repository.journal.append("repository_created", repository=repository_id, encryption=encryption)
+        return repository
+
+    @contextmanager
+    def writing(self, *, run_id: str, command: str, wait_seconds: float = 0.0) -> Iterator[int]:
+        """Hold the lock and tidy up after dead runs. Yields the lock's descriptor, for children to inherit."""
+        holder = {"run": run_id, "command": command, "pid": str(os.getpid()), "since": to_text(self._clock.now())}
+        with lock.exclusive(self.layout.lock, holder=holder, wait_seconds=wait_seconds) as fd:
+            self.recover()
+            yield fd
+
+    @contextmanager
+    def reading(self) -> Iterator[int | None]:
+        with lock.shared(self.layout.readers_lock) as fd:
+            yield fd
+
+    def catalog(self) -> Catalog:
+        """Read every manifest. Needs no lock, also works on a read-only mount."""
+        good, bad = [], []
+        for path in sorted(self.layout.manifests.glob("*.json")):
+            try:
+                sealed = self._read(path)
+            except (Damaged, RepositoryRefused, OSError) as error:
+                bad.append(Unreadable(path.stem, str(error)))
+            else:
+                good.append(sealed)
+        return Catalog.of(good, bad)
+
+    def begin(self, kind: str) -> Draft:
+        """Start a draft under a name that nothing has: if this second is taken, the next free one."""
+        where = self.layout
+        taken = {
+            path.name[:15] for directory in (where.manifests, where.trash, where.drafts) for path in directory.iterdir()
+        }
+        roots = " ".join(os.listdir(self.root))
+        moment = self._clock.now()
+        while (stamp := layout.timestamp(moment, self._zone)) in taken or stamp in roots:
+            moment += timedelta(seconds=1)
+        return Draft(self.layout, f"{stamp}_{kind}")
+
+    def next_sequence(self) -> int:
+        """Higher than that of any backup there ever was, also of those that are gone."""
+        sealed = [int(entry["sequence"]) for entry in self.journal.entries() if entry["event"] == "backup_sealed"]
+        return max([0, *sealed, *(m.sequence for m in self.catalog().backups)]) + 1
+
+    def seal(self, draft: Draft, unsealed: Manifest) -> Manifest:
+        """Make the draft a backup. Raises RepositoryWriteFailed; then recovery finds the draft."""
+        rendered = manifest.render(unsealed)
+        sealed = manifest.parse(rendered, draft.id)
+        promised = _top_names(draft)
+        record = {
+            "names": promised,
+            "files": [
+                {"path": f.path, "stored_bytes": f.stored_bytes, "stored_sha256": f.stored_sha256}
+                for f in sealed.files()
+            ],
+        }
+        draft.sync_directories()
+        files.replace(draft.path / NAMES, json.dumps(record, indent=1).encode())
+        for name in promised:
+            if os.path.lexists(self.root / name):
+                raise RepositoryRefused(
+                    f"seal {draft.id}: {name} exists already", "Somebody put it there meanwhile: move it away."
+                )
+            files.rename(draft.path / name, self.root / name)
+        files.sync_directory(self.root)
+        files.sync_directory(self.layout.manifests)
+        draft_manifest = draft.path / "manifest.json"
+        fd = files.create(draft_manifest)
+        try:
+            files.write(fd, rendered, draft_manifest)
+            files.sync(fd, draft_manifest)
+        finally:
+            files.close(fd, draft_manifest)
+        files.rename(draft_manifest, self.layout.manifest(draft.id))
+        files.sync_directory(self.layout.manifests)
+        self.journal.append(
+            "backup_sealed", backup=draft.id, sequence=sealed.sequence, manifest_sha256=sealed.manifest_sha256
+        )
+        self._drop_draft(draft.path)
+        return sealed
+
+    def abandon(self, draft: Draft) -> None:
+        """Remove a draft that will not be sealed: its run knows that it failed, and says so."""
+        self._drop_draft(draft.path)
+
+    def recover(self) -> list[recovery.Rescue]:
+        """Record dead runs as interrupted and move their leavings to the trash. May be killed and called again."""
+        dead = recovery.interrupted(self.journal.entries())
+        left = [
+            recovery.Left(path.name, _promised(path)) for path in sorted(self.layout.drafts.iterdir()) if _is_free(path)
+        ]
+        if not dead and not left:
+            return []
+        sealed = [path.stem for path in self.layout.manifests.glob("*.json")]
+        owned = [_top(file.path) for backup in self.catalog().backups for file in backup.files()]
+        present = [*os.listdir(self.root), *(f"manifests/{name}" for name in os.listdir(self.layout.manifests))]
+        decisions = recovery.decide(left, sealed, owned, present)
+        for rescue in decisions:
+            self._carry_out(rescue)
+        for run in dead:
+            self.journal.append(
+                "run_ended",
+                run=run["run"],
+                job=run.get("job"),
+                slot=run.get("slot"),
+                outcome="interrupted",
+                reason="the process died",
+            )
+        return decisions
+
+    def _carry_out(self, rescue: recovery.Rescue) -> None:
+        draft = self.layout.drafts / rescue.id
+        if rescue.sealed:
+            self._drop_draft(draft)
+            return
+        bin_ = self.layout.trash / rescue.id
+        if not bin_.is_dir():
+            files.make_directory(bin_)
+            files.sync_directory(self.layout.trash)
+        for name in rescue.move:
+            files.rename(self.root / name, _free_name(bin_ / name.rpartition("/")[2]))
+        files.sync_directory(self.root)
+        files.sync_directory(self.layout.manifests)
+        files.rename(draft, _free_name(bin_ / "draft"))
+        files.sync_directory(bin_)
+        files.sync_directory(self.layout.drafts)
+        self.journal.append("draft_to_trash", draft=rescue.id, moved=list(rescue.move), reason=rescue.reason)
+
+    def _drop_draft(self, draft: Path) -> None:
+        for directory, _, names in os.walk(draft, topdown=False):
+            for name in names:
+                files.remove(draft / directory / name)
+            files.remove_directory(draft / directory)
+        files.sync_directory(self.layout.drafts)
+
+    def _read(self, path: Path) -> Manifest:
+        if path.stat().st_size > manifest.MAXIMUM_BYTES:
+            raise Damaged(f"read manifest {path.stem}: {path.stat().st_size} bytes are too many")
+        sealed = manifest.parse(path.read_bytes(), path.stem)
+        if sealed.id != path.stem or sealed.repository_id != self.marker.id:
+            raise Damaged(
+                f"read manifest {path.stem}: it is that of {sealed.id} in repository {sealed.repository_id}",
+                "Somebody moved or swapped it.",
+            )
+        return sealed
+
+
+def _marker(path: Path) -> Marker:
+    try:
+        content = json.loads(path.read_bytes())
+        found = content["format"]
+        marker = Marker(str(uuid.UUID(content["id"])), str(content["stack"]), str(content["encryption"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RepositoryRefused(
+            f"open repository {path.parent}: {path.name} is damaged",
+            "Restore it from another copy; each manifest holds repository_id.",
+        ) from error
+    if found != layout.FORMAT:
+        raise RepositoryRefused(
+            f"open repository {path.parent}: format {found!r}, this aquad knows {layout.FORMAT}", "Use a newer aquad."
+        )
+    return marker
+
+
+def _top(path: str) -> str:
+    """`volumes_x/kafka.tar.gz` -> `volumes_x`; `manifests/x.index/y` -> `manifests/x.index`: what is renamed as a whole."""
+    first, _, rest = path.partition("/")
+    return f"{first}/{rest.partition('/')[0]}" if first == "manifests" else first
+
+
+def _top_names(draft: Draft) -> list[str]:
+    names = [name for name in os.listdir(draft.path) if name not in {"manifests", NAMES}]
+    below = draft.path / "manifests"
+    return sorted([*names, *(f"manifests/{name}" for name in (os.listdir(below) if below.is_dir() else []))])
+
+
+def _promised(draft: Path) -> list[str]:
+    """The names in a dead draft's `names.json`; none when it never got so far. It was put in place whole."""
+    try:
+        return [str(name) for name in json.loads((draft / NAMES).read_bytes())["names"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # nothing was renamed before names.json stood there, so there is nothing to move but the draft
+
+
+def _is_free(draft: Path) -> bool:
+    fd = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _free_name(path: Path) -> Path:
+    """Return `path`, or with a number behind it if that is taken (by a recovery that was killed)."""
+    candidate, number = path, 2
+    while os.path.lexists(candidate):
+        candidate, number = path.with_name(f"{path.name}.{number}"), number + 1
+    return candidate

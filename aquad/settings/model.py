@@ -1,0 +1,175 @@
+"""What can be set. Every default fits AquaStream; every key's comment is its description here, and `generate` prints it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta, tzinfo
+from pathlib import Path
+from typing import Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from aquad.settings.units import AbsolutePath, Cron, Duration, Name, RelativePath, Reserve, SecretFile, Share
+
+DAY = timedelta(days=1)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=False)
+
+
+class Repository(Section):
+    path: AbsolutePath = Field(
+        Path("/backups/aquastream"), description="where the backups lie; a mount of its own is best"
+    )
+    minimum_free: Share = Field(
+        Reserve(10, 0, "10%"),
+        description="what must stay free there: a share or a size; a backup that would use it is refused",
+    )
+
+
+class Encryption(Section):
+    mode: Literal["", "off"] = Field(
+        "",
+        description='must be chosen, here or by `aquad init --encryption`; today only "off"; off is said in every status',
+    )
+
+
+class Schedule(Section):
+    full: Cron = Field("0 2 * * *", description='five fields, Sunday is 0 and 7; "off" switches a job off')
+    postgres: Cron = Field("0 */6 * * *", description="a dump of its own between the full backups")
+    weekly: Cron = Field("0 1 * * 0", description="the weekly archive")
+    cleanup: Cron = Field("0 3 1 * *", description="retention")
+    verify: Cron = Field("30 4 * * *", description="stored bytes are read again")
+
+
+class Limits(Section):
+    deadline: dict[Literal["full", "postgres", "restore"], Duration] = Field(
+        {"full": timedelta(hours=4), "postgres": timedelta(hours=1)}, description="a run that takes longer is ended"
+    )
+    stall: Duration = Field(timedelta(seconds=60), description="no byte from a peer for so long: given up")
+
+
+class Retention(Section):
+    daily: Duration = Field(30 * DAY, description="full backups")
+    weekly: Duration = Field(84 * DAY, description="weekly archives")
+    incremental: Duration = Field(7 * DAY, description="dumps between the full backups")
+    minimum_verified: int = Field(
+        3, ge=1, le=1000, description="never fewer good backups than this, whatever their age"
+    )
+    trash: Duration = Field(7 * DAY, description="how long removed backups can still be had back")
+
+
+class Postgres(Section):
+    host: str = Field("postgres", min_length=1, max_length=255, description="name, address, or directory of the socket")
+    port: int = Field(5432, ge=1, le=65535, description="TCP port, also part of the socket's name")
+    user: str = Field("postgres", min_length=1, max_length=63, description="a role that may read everything")
+    password_file: SecretFile = Field(Path("/run/secrets/postgres_password"), description="0600; empty: no password")
+    databases: list[str] = Field([], description="empty: all, but those that a restore kept aside")
+    bin_dir: str = Field(
+        "",
+        description='where pg_dump lies, e.g. "/usr/lib/postgresql/{major}/bin"; empty: the system\'s, then bundled ones',
+    )
+
+    @field_validator("host", "user", "bin_dir")
+    @classmethod
+    def _no_control_characters(cls, value: str) -> str:
+        if not value.isprintable():
+            raise ValueError("text without control characters")
+        return value
+
+
+class Configs(Section):
+    root: AbsolutePath = Field(Path("/source/stack"), description="the checkout of the stack")
+    paths: list[RelativePath] = Field(
+        [
+            "infra/docker/compose/docker-compose.yml",
+            "infra/docker/compose/.env",
+            "infra/monitoring",
+            "infra/scripts",
+            "run.sh",
+        ],
+        description="relative to root; a missing one is an error",
+    )
+    optional_paths: list[RelativePath] = Field(
+        ["infra/docker/compose/docker-compose.override.yml", "infra/docker/compose/docker-compose.secrets.yml"],
+        description="taken where they are there",
+    )
+
+
+class Volume(Section):
+    path: AbsolutePath = Field(description="the volume's directory, mounted read-only")
+    service: str = Field("", description="the Compose service that writes it")
+    quiesce: Literal["none", "live"] = Field(
+        "none", description="none: safe as plain files | live: read while it is written, and labelled so"
+    )
+    may_shrink: bool = Field(False, description="for logs: an empty volume is a warning, not an error")
+
+
+class Objectives(Section):
+    rto: dict[str, Duration] = Field(
+        {
+            "postgres": timedelta(minutes=15),
+            "elasticsearch": timedelta(minutes=30),
+            "configs": timedelta(minutes=5),
+            "all": timedelta(hours=1),
+        },
+        description="how long a restore may take",
+    )
+    rpo: dict[str, Duration] = Field(
+        {"postgres": timedelta(hours=6), "elasticsearch": DAY, "configs": DAY},
+        description="how old the newest good backup may be",
+    )
+    grace: Duration = Field(timedelta(hours=1), description="for the run itself, before anything is called stale")
+
+
+def _stack_volumes() -> dict[str, Volume]:
+    """The volumes of AquaStream whose files are safe to copy as they are, or are labelled live."""
+    live = {"kafka_data": "kafka", "zookeeper_data": "zookeeper"}
+    volumes = {
+        name: Volume(path=Path("/source", name), service=service, quiesce="live") for name, service in live.items()
+    }
+    volumes["elasticsearch_certs"] = Volume(path=Path("/source/elasticsearch_certs"), service="elasticsearch")
+    volumes["nginx_logs"] = Volume(path=Path("/source/nginx_logs"), service="nginx", may_shrink=True)
+    return volumes
+
+
+class Settings(Section):
+    stack: Name = Field("aquastream", description="name of the stack; the repository remembers it")
+    time_zone: str = Field("", description="zone of the schedule and of the names; empty: the container's TZ, else UTC")
+    repository: Repository = Repository()
+    encryption: Encryption = Encryption()
+    schedule: Schedule = Schedule()
+    limits: Limits = Limits()
+    retention: Retention = Retention()
+    postgres: Postgres = Postgres()
+    configs: Configs = Configs()
+    volumes: dict[Name, Volume] = Field(default_factory=_stack_volumes)
+    objectives: Objectives = Objectives()
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        if value:
+            _zone(value)
+        return value
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Settings:
+        taken = {"postgres", "configs", "all"} & set(self.volumes)
+        if taken:
+            raise ValueError(f"a volume cannot be named {min(taken)}: that is a component of its own")
+        return self
+
+    def zone(self, environ: Mapping[str, str] = os.environ) -> tzinfo:
+        """time_zone, else TZ, else UTC. Raises ValueError when TZ names no zone."""
+        return _zone(self.time_zone or environ.get("TZ", "").lstrip(":") or "UTC")
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError("the name of a time zone, such as Europe/Warsaw") from error

@@ -1,0 +1,116 @@
+"""Durations `30d`, sizes `512MiB`, shares `10%`, names and cron rules, as they stand in settings."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+SIZES = {
+    "B": 1,
+    "kB": 1000,
+    "KB": 1000,
+    "MB": 1000**2,
+    "GB": 1000**3,
+    "TB": 1000**4,
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+    "TiB": 1 << 40,
+}
+CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+
+
+def _duration(value: object) -> timedelta:
+    match = re.fullmatch(r"([1-9]\d{0,5})([smhdw])", value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("a duration such as 90s, 5m, 6h, 30d, 12w")
+    return timedelta(seconds=int(match[1]) * SECONDS[match[2]])
+
+
+def duration_text(value: timedelta) -> str:
+    seconds = int(value.total_seconds())
+    unit = next(unit for unit in ("d", "h", "m", "s") if seconds % SECONDS[unit] == 0)
+    return f"{seconds // SECONDS[unit]}{unit}"
+
+
+class Reserve(NamedTuple):
+    """What must stay free: a share of the file system, or bytes."""
+
+    percent: float
+    size_bytes: int
+    text: str
+
+
+def _reserve(value: object) -> Reserve:
+    if isinstance(value, Reserve):
+        return value
+    match = re.fullmatch(r"(\d{1,12})\s?(%|[kKMGT]i?B|B)", value) if isinstance(value, str) else None
+    if match is None or (match[2] != "%" and match[2] not in SIZES) or (match[2] == "%" and int(match[1]) > 99):
+        raise ValueError("a share such as 10%, or a size such as 20GB")
+    text = f"{match[1]}{match[2]}"
+    return Reserve(int(match[1]), 0, text) if match[2] == "%" else Reserve(0, int(match[1]) * SIZES[match[2]], text)
+
+
+def _cron(value: object) -> str:
+    if value == "off":
+        return "off"
+    fields = value.split() if isinstance(value, str) else []
+    if len(fields) != 5 or not all(
+        _cron_field(field, *limits) for field, limits in zip(fields, CRON_RANGES, strict=True)
+    ):
+        raise ValueError("five fields (minute hour day month weekday) in numbers, such as 0 2 * * *, or off")
+    return " ".join(fields)
+
+
+def _cron_field(field: str, low: int, high: int) -> bool:
+    for piece in field.split(","):
+        match = re.fullmatch(r"(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(?:/(\d{1,2}))?", piece, re.ASCII)
+        if match is None or (match[3] and int(match[3]) == 0):
+            return False
+        bounds = [int(bound) for bound in match.group(1, 2) if bound]
+        if any(not low <= bound <= high for bound in bounds) or bounds != sorted(bounds):
+            return False
+    return True
+
+
+def _path(value: object) -> Path:
+    if (
+        not isinstance(value, (str, Path))
+        or "\0" in str(value)
+        or not Path(value).is_absolute()
+        or ".." in Path(value).parts
+    ):
+        raise ValueError("an absolute path without '..'")
+    if Path(value) == Path("/"):
+        raise ValueError("a path below the root directory, not / itself")
+    return Path(value)
+
+
+def _optional_path(value: object) -> Path | None:
+    return None if value in {"", None} else _path(value)
+
+
+def _relative(value: object) -> str:
+    if (
+        not isinstance(value, str)
+        or not value
+        or "\0" in value
+        or Path(value).is_absolute()
+        or {"..", "."} & set(Path(value).parts)
+    ):
+        raise ValueError("a path relative to configs.root, without '..'")
+    return value.rstrip("/")
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(duration_text)]
+Share = Annotated[Reserve, BeforeValidator(_reserve), PlainSerializer(lambda reserve: reserve.text)]
+Cron = Annotated[str, BeforeValidator(_cron)]
+AbsolutePath = Annotated[Path, BeforeValidator(_path), PlainSerializer(str)]
+SecretFile = Annotated[Path | None, BeforeValidator(_optional_path), PlainSerializer(lambda path: str(path or ""))]
+RelativePath = Annotated[str, BeforeValidator(_relative)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]

@@ -1,0 +1,202 @@
+"""The owner of psycopg: logging in, asking the server what it holds, and the connection settings of its tools."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import psycopg
+from psycopg import sql
+
+from aquad.core.errors import InvalidUse, Unreachable
+from aquad.core.escape import escaped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+CONNECT_SECONDS = 10
+_KEEPALIVES: dict[str, Any] = {
+    "keepalives": "1",
+    "keepalives_idle": "5",
+    "keepalives_interval": "3",
+    "keepalives_count": "3",
+}
+"""A half-open network is noticed after 14 s; libpq's defaults take hours."""
+ASIDE = "aquad: kept aside"
+"""The comment of a database that a restore replaced begins so: it is left out of backups, and listed by `status`."""
+APPLICATION = "aquad"
+
+
+class Login(NamedTuple):
+    host: str
+    port: int
+    user: str
+    password_file: Path | None
+
+    def __str__(self) -> str:
+        return f"{self.user}@{self.host}:{self.port}"
+
+
+def login_of_url(url: str, password_file: Path | None) -> Login:
+    """Raises InvalidUse for a URL with a password in it: it would stand in every process list."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port or 5432
+    except ValueError as error:
+        raise InvalidUse(f"restore --to {escaped(parts.hostname or '')}: its port is no number") from error
+    if parts.password is not None:
+        raise InvalidUse(
+            "restore --to: there is a password in the URL", "Write it to a file of mode 0600 and say --password-file."
+        )
+    if parts.scheme not in {"postgres", "postgresql"} or not parts.hostname:
+        raise InvalidUse(
+            f"restore --to {escaped(url)}: not a URL such as postgresql://user@host:5432",
+            "Name the database with --database.",
+        )
+    return Login(unquote(parts.hostname), port, unquote(parts.username or "postgres"), password_file)
+
+
+def password(login: Login) -> str | None:
+    """Read the password. Raises InvalidUse when its file is missing, empty, or readable by others."""
+    if login.password_file is None:
+        return None
+    try:
+        status = login.password_file.stat()
+        text = login.password_file.read_text().removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "it is not text"
+        raise InvalidUse(
+            f"read password file {login.password_file}: {reason}", "Check postgres.password_file."
+        ) from error
+    if status.st_mode & 0o007:
+        raise InvalidUse(
+            f"read password file {login.password_file}: its mode is {status.st_mode & 0o777:04o}, open to others",
+            f"Run: chmod 600 {login.password_file}",
+        )
+    if not text:
+        raise InvalidUse(f"read password file {login.password_file}: it is empty", "Write the password into it.")
+    return text
+
+
+def connect(login: Login, database: str = "postgres", *, run_id: str = "") -> psycopg.Connection[tuple[Any, ...]]:
+    """Connect in autocommit. Raises Unreachable: server down, wrong password, no such database."""
+    try:
+        return psycopg.connect(
+            host=login.host,
+            port=login.port,
+            user=login.user,
+            password=password(login),
+            dbname=database,
+            connect_timeout=CONNECT_SECONDS,
+            application_name=f"{APPLICATION} {run_id}".strip(),
+            autocommit=True,
+            **_KEEPALIVES,
+        )
+    except psycopg.OperationalError as error:
+        reason = escaped(str(error).strip().splitlines()[-1])
+        raise Unreachable(
+            f"connect to PostgreSQL {login}, database {escaped(database)}: {reason}",
+            "Is it up, and are host, user and password_file right?",
+        ) from error
+
+
+def query(
+    login: Login, database: str, text: str | sql.Composed, values: tuple[object, ...] = (), *, run_id: str = ""
+) -> list[tuple[Any, ...]]:
+    """One statement on a connection of its own."""
+    with connect(login, database, run_id=run_id) as connection:
+        cursor = (
+            connection.execute(text, values)
+            if isinstance(text, sql.Composed)
+            else connection.execute(text.encode(), values or None)
+        )
+        return cursor.fetchall() if cursor.description else []
+
+
+@contextlib.contextmanager
+def tool_environment(login: Login, run_id: str) -> Iterator[Mapping[str, str]]:
+    """Environment of a PostgreSQL tool; the password is in a file of mode 0600 that goes away with the block."""
+    directory = Path(tempfile.mkdtemp(prefix="aquad-"))
+    try:
+        passfile = directory / "pgpass"
+        with open(os.open(passfile, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            secret = password(login)
+            if secret is not None:
+                file.write(f"*:*:*:*:{secret.replace(chr(92), chr(92) * 2).replace(':', chr(92) + ':')}\n")
+        yield {
+            "PGPASSFILE": str(passfile),
+            "PGAPPNAME": f"{APPLICATION} {run_id}",
+            "PGCONNECT_TIMEOUT": str(CONNECT_SECONDS),
+            "PGTZ": "UTC",
+        }
+    finally:
+        shutil.rmtree(directory)
+
+
+def conninfo(login: Login, database: str) -> str:
+    """A connection string without the password, for a tool's --dbname."""
+    return psycopg.conninfo.make_conninfo(
+        host=login.host, port=login.port, user=login.user, dbname=database, **_KEEPALIVES
+    )
+
+
+def end_sessions(login: Login, run_id: str) -> None:
+    """End what our own tools left behind on the server."""
+    name = f"{APPLICATION} {run_id}"
+    with contextlib.suppress(Unreachable):  # harmless because a server that is gone has no sessions
+        query(
+            login,
+            "postgres",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s AND pid <> pg_backend_pid()",
+            (name,),
+            run_id=run_id,
+        )
+
+
+def server_facts(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, Any]:
+    version, text = _row(connection, "SELECT current_setting('server_version_num')::int, version()")
+    (system,) = _row(connection, "SELECT system_identifier FROM pg_control_system()")
+    (timeline,) = _row(connection, "SELECT timeline_id FROM pg_control_checkpoint()")
+    roles = [role for (role,) in connection.execute("SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1")]
+    return {
+        "server_version": version,
+        "server_version_text": text,
+        "system_identifier": str(system),
+        "timeline": timeline,
+        "roles": roles,
+    }
+
+
+def database_facts(connection: psycopg.Connection[tuple[Any, ...]], version: int) -> list[dict[str, Any]]:
+    """Everything needed to make each database anew, under any name."""
+    locale = "datlocale" if version >= 170000 else "daticulocale" if version >= 150000 else "NULL"
+    provider = "datlocprovider::text" if version >= 150000 else "'c'"
+    rows = connection.execute(
+        f"""SELECT datname, pg_encoding_to_char(encoding), datcollate, datctype, {provider}, {locale}, rolname, spcname, datconnlimit,
+            pg_database_size(d.oid), datistemplate, datallowconn, shobj_description(d.oid, 'pg_database'), datacl::text[],
+            (SELECT coalesce(json_agg(json_build_object('role', r.rolname, 'settings', s.setconfig) ORDER BY r.rolname NULLS FIRST), '[]')
+               FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole WHERE s.setdatabase = d.oid)
+            FROM pg_database d JOIN pg_roles a ON a.oid = datdba JOIN pg_tablespace t ON t.oid = dattablespace
+            WHERE datname <> 'template0' ORDER BY datname""".encode()  # noqa: S608 - the names are ours
+    ).fetchall()
+    keys = (
+        "name encoding collate ctype locale_provider locale owner tablespace connection_limit size_bytes is_template allow_connections comment acl settings"
+    ).split()
+    return [dict(zip(keys, row, strict=True)) for row in rows]
+
+
+def extensions(login: Login, database: str, run_id: str) -> list[dict[str, str]]:
+    rows = query(login, database, "SELECT extname, extversion FROM pg_extension ORDER BY 1", run_id=run_id)
+    return [{"name": name, "version": version} for name, version in rows]
+
+
+def _row(connection: psycopg.Connection[tuple[Any, ...]], text: str) -> tuple[Any, ...]:
+    row = connection.execute(text.encode()).fetchone()
+    if row is None:
+        raise Unreachable(f"ask PostgreSQL {text!r}: no answer")
+    return row

@@ -1,0 +1,192 @@
+"""Databases beside databases: making one anew, putting it in the place of another, keeping and dropping the old one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from psycopg import Error, sql
+
+from aquad.core.errors import RestoreFailed
+from aquad.core.escape import escaped
+from aquad.sources.postgres import server
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from aquad.sources.postgres.server import Login
+
+NAME_BYTES = 63
+KEPT_BYTES = 40
+USER_TABLES = "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind IN ('r','p','m','S','v') AND nspname !~ '^(pg_|information_schema$)'"
+PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
+LOCALE_OPTION = {"i": "ICU_LOCALE", "b": "BUILTIN_LOCALE"}
+
+
+def is_empty(login: Login, databases: Mapping[str, Any], roles: Collection[str]) -> bool:
+    """No database but postgres and the templates, no user tables in them, no role but the bootstrap one."""
+    if set(databases) - {"postgres", "template1"} or len(roles) > 1:
+        return False
+    return all(server.query(login, name, USER_TABLES)[0][0] == 0 for name in databases)
+
+
+def free_name(login: Login, wanted: str) -> str:
+    """`wanted`, or with a number behind it, cut to what PostgreSQL keeps of a name."""
+    taken = {name for (name,) in server.query(login, "postgres", "SELECT datname FROM pg_database")}
+    candidate, number = _cut(wanted, NAME_BYTES), 2
+    while candidate in taken:
+        candidate, number = f"{_cut(wanted, NAME_BYTES - 4)}_{number}", number + 1
+    return candidate
+
+
+def create(login: Login, name: str, facts: Mapping[str, Any]) -> None:
+    """CREATE DATABASE as the facts say: encoding, locale, provider, owner; from template0."""
+    options = [
+        sql.SQL("TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(
+            *(sql.Literal(facts[key]) for key in ("encoding", "collate", "ctype"))
+        ),
+        sql.SQL("OWNER {}").format(sql.Identifier(facts["owner"])),
+    ]
+    provider = facts["locale_provider"]
+    if provider in LOCALE_OPTION and facts["locale"]:
+        options.append(
+            sql.SQL(f"LOCALE_PROVIDER {PROVIDERS[provider]} {LOCALE_OPTION[provider]} {{}}").format(
+                sql.Literal(facts["locale"])
+            )
+        )
+    try:
+        _execute(login, sql.SQL("CREATE DATABASE {} ").format(sql.Identifier(name)) + sql.SQL(" ").join(options))
+        _execute(
+            login,
+            sql.SQL("COMMENT ON DATABASE {} IS {}").format(
+                sql.Identifier(name), sql.Literal(f"{server.ASIDE}: half restored, may be dropped")
+            ),
+        )
+    except Error as error:
+        raise RestoreFailed(
+            f"create database {escaped(name)}: {escaped(str(error).strip())}", "Nothing was changed."
+        ) from error
+
+
+def put_in_place(login: Login, new: str, name: str, *, stamp: str, exists: bool) -> str:
+    """Swap by two renames in one transaction; return the name the old database is kept under, or ''.
+
+    Connections to the old one are forbidden meanwhile, and allowed again on every path. Raises psycopg.Error: then
+    everything has its old name.
+    """
+    _end_sessions(login, new)
+    kept = free_name(login, f"{_cut(name, KEPT_BYTES)}_before_{stamp}") if exists else ""
+    old = kept
+    try:
+        if exists:
+            _allow(login, name, allowed=False)
+            _end_sessions(login, name)
+        with server.connect(login) as connection, connection.transaction():
+            if exists:
+                connection.execute(_rename(name, kept))
+            connection.execute(_rename(new, name))
+            connection.execute(sql.SQL("COMMENT ON DATABASE {} IS NULL").format(sql.Identifier(name)))
+            if exists:
+                connection.execute(
+                    sql.SQL("COMMENT ON DATABASE {} IS {}").format(
+                        sql.Identifier(kept), sql.Literal(f"{server.ASIDE}: {name} before the restore of {stamp}")
+                    )
+                )
+    except Error:
+        old = name if exists else ""
+        raise
+    finally:
+        if old:
+            _allow(login, old, allowed=True)
+    return kept
+
+
+def apply_properties(login: Login, name: str, facts: Mapping[str, Any]) -> None:
+    """Comment, settings and rights from the facts, for a name that the dump's own text does not know."""
+    database = sql.Identifier(name)
+    if facts["comment"] is not None:
+        _execute(login, sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, sql.Literal(facts["comment"])))
+    for entry in facts["settings"]:
+        for setting in entry["settings"]:
+            key, _, value = setting.partition("=")
+            who = (
+                sql.SQL("ALTER ROLE {} IN DATABASE {}").format(sql.Identifier(entry["role"]), database)
+                if entry["role"]
+                else sql.SQL("ALTER DATABASE {}").format(database)
+            )
+            _execute(login, sql.SQL("{} SET {} TO {}").format(who, sql.Identifier(*key.split(".")), sql.Literal(value)))
+    if facts["acl"] is not None:
+        _apply_rights(login, name, facts)
+    _execute(
+        login, sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, sql.Literal(facts["connection_limit"]))
+    )
+
+
+def _apply_rights(login: Login, name: str, facts: Mapping[str, Any]) -> None:
+    _execute(login, sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name)))
+    rows = server.query(
+        login,
+        "postgres",
+        "SELECT coalesce(r.rolname, ''), privilege_type, is_grantable FROM aclexplode(%s::aclitem[]) a LEFT JOIN pg_roles r ON r.oid = a.grantee WHERE a.grantee = 0 OR r.oid IS NOT NULL",
+        (facts["acl"],),
+    )
+    for role, privilege, grantable in rows:
+        who = sql.Identifier(role) if role else sql.SQL("PUBLIC")
+        suffix = sql.SQL(" WITH GRANT OPTION" if grantable else "")
+        _execute(
+            login,
+            sql.SQL("GRANT {} ON DATABASE {} TO {}").format(sql.SQL(privilege), sql.Identifier(name), who) + suffix,
+        )
+
+
+def drop(login: Login, name: str, *, missing_ok: bool = False) -> None:
+    clause = sql.SQL("IF EXISTS " if missing_ok else "")
+    _execute(login, sql.SQL("DROP DATABASE {}{} WITH (FORCE)").format(clause, sql.Identifier(name)))
+
+
+def kept_aside(login: Login) -> list[str]:
+    rows = server.query(
+        login,
+        "postgres",
+        "SELECT datname FROM pg_database WHERE starts_with(shobj_description(oid, 'pg_database'), %s) ORDER BY 1",
+        (server.ASIDE,),
+    )
+    return [name for (name,) in rows]
+
+
+def discard(login: Login, name: str) -> None:
+    if name not in kept_aside(login):
+        raise RestoreFailed(
+            f"discard database {escaped(name)}: no restore kept it aside", "`aquad status` lists what can be discarded."
+        )
+    drop(login, name)
+
+
+def _allow(login: Login, name: str, *, allowed: bool) -> None:
+    _execute(
+        login,
+        sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}").format(
+            sql.Identifier(name), sql.SQL("true" if allowed else "false")
+        ),
+    )
+
+
+def _end_sessions(login: Login, name: str) -> None:
+    """And wait until they are gone: a rename is refused while one lives."""
+    server.query(
+        login,
+        "postgres",
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
+        (name,),
+    )
+
+
+def _rename(old: str, new: str) -> sql.Composed:
+    return sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(old), sql.Identifier(new))
+
+
+def _execute(login: Login, statement: sql.Composed) -> None:
+    server.query(login, "postgres", statement)
+
+
+def _cut(name: str, length: int) -> str:
+    return name.encode()[:length].decode("utf-8", "ignore")

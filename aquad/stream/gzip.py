@@ -1,0 +1,64 @@
+"""gzip by isal: five times faster than zlib at nearly its ratio, and readable by every gunzip."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from isal import igzip_lib, isal_zlib
+
+from aquad.core.errors import Damaged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+LEVEL = 1
+WINDOW = 31
+"""wbits of a gzip member (zlib manual, deflateInit2)."""
+INFLATED_BYTES = 256 << 10
+IsalError: Any = igzip_lib.IsalError
+
+
+class Deflate:
+    """One gzip member."""
+
+    def __init__(self) -> None:
+        self._state = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, WINDOW)
+
+    def compress(self, plain: bytes) -> bytes:
+        stored: bytes = self._state.compress(plain)
+        return stored
+
+    def flush(self) -> bytes:
+        stored: bytes = self._state.flush()
+        return stored
+
+
+def inflate(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """Yield the plain bytes of concatenated gzip members, a bounded piece at a time.
+
+    Raises Damaged when a member is corrupt, cut off, or followed by something else.
+    """
+    state = None
+    try:
+        for chunk in chunks:
+            rest = chunk
+            while rest:
+                if state is None:
+                    state = isal_zlib.decompressobj(WINDOW)
+                plain = state.decompress(rest, INFLATED_BYTES)
+                rest = state.unused_data if state.eof else state.unconsumed_tail
+                if state.eof:
+                    state = None
+                if plain:
+                    yield plain
+        while state is not None and not state.eof:
+            plain = state.decompress(b"", INFLATED_BYTES)
+            if not plain:
+                break
+            yield plain
+    except IsalError as error:
+        raise Damaged(f"inflate {name}: {error}", "The file is corrupt: use another backup.") from error
+    if state is not None and not state.eof:
+        raise Damaged(
+            f"inflate {name}: it ends in the middle of a gzip member", "The file was cut off: use another backup."
+        )

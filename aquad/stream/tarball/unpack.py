@@ -1,0 +1,275 @@
+"""Reading the archive: by its index in parallel, or, for a FILE that has none, from its beginning to its end."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import tarfile
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aquad.core.errors import Damaged, RestoreFailed
+from aquad.core.escape import escaped
+from aquad.stream.gzip import inflate
+from aquad.stream.tarball.header import ACL_KEYWORDS, acl_binary
+from aquad.stream.tarball.tree import Member, TreeWriter, checked
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from aquad.stream.artifact import Reader
+
+UNDER_WAY = 16
+PIECE_BYTES = 1 << 20
+TYPES = {
+    tarfile.REGTYPE: "file",
+    tarfile.AREGTYPE: "file",
+    tarfile.GNUTYPE_SPARSE: "file",
+    tarfile.DIRTYPE: "dir",
+    tarfile.SYMTYPE: "symlink",
+    tarfile.LNKTYPE: "hardlink",
+    tarfile.FIFOTYPE: "fifo",
+    tarfile.CHRTYPE: "char",
+    tarfile.BLKTYPE: "block",
+}
+
+
+class ExtractFacts(NamedTuple):
+    members: int
+    files: int
+    plain_bytes: int
+    skipped: list[str]
+
+
+def list_members(reader: Reader, path: str) -> Iterator[Member]:
+    """Every member, checked, without its content."""
+    lines = reader.members(path)
+    if lines is not None:
+        yield from (checked(line) for line in lines)
+    else:
+        yield from (member for member, _ in _streamed(reader, path))
+
+
+def extract(
+    reader: Reader,
+    path: str,
+    target: Path,
+    *,
+    only: Callable[[bytes], bool] | None = None,
+    advance: Callable[[int], None],
+    cancel: threading.Event,
+    workers: int = 2,
+) -> ExtractFacts:
+    """Bring members back below `target`, an existing directory. Raises Damaged and RestoreFailed.
+
+    With an index every line is checked before the first byte is written, and each file's SHA-256 after.
+    """
+    indexed = reader.members(path) is not None
+    if indexed:
+        for _ in list_members(reader, path):
+            pass
+    tree = TreeWriter(target)
+    try:
+        chosen = (pair for pair in _pairs(reader, path, indexed=indexed) if only is None or only(pair[0].name))
+        with ThreadPoolExecutor(workers, "inflate") as pool:
+            facts = _Extraction(reader, path, tree, advance, cancel).run(chosen, pool if indexed else None)
+        tree.finish()
+    except OSError as error:
+        raise RestoreFailed(
+            f"restore to {target}: {os.strerror(error.errno or 0)}", "Look at the disk and the rights there."
+        ) from error
+    finally:
+        tree.close()
+    return facts
+
+
+def _pairs(reader: Reader, path: str, *, indexed: bool) -> Iterator[tuple[Member, Iterator[bytes] | None]]:
+    if indexed:
+        yield from ((member, None) for member in list_members(reader, path))
+    else:
+        yield from _streamed(reader, path)
+
+
+class _Extraction:
+    def __init__(
+        self, reader: Reader, path: str, tree: TreeWriter, advance: Callable[[int], None], cancel: threading.Event
+    ) -> None:
+        self._reader = reader
+        self._path = path
+        self._tree = tree
+        self._advance = advance
+        self._cancel = cancel
+
+    def run(
+        self, members: Iterator[tuple[Member, Iterator[bytes] | None]], pool: ThreadPoolExecutor | None
+    ) -> ExtractFacts:
+        count = files = plain_bytes = 0
+        under_way: deque[Future[None]] = deque()
+        for member, data in members:
+            if self._cancel.is_set():
+                raise RestoreFailed("restore: cancelled")
+            count += 1
+            fd = self._tree.add(member)
+            if fd is None:
+                continue
+            files, plain_bytes = files + 1, plain_bytes + member.size
+            if pool is None:
+                self._fill(member, fd, data or iter(()))
+            else:
+                under_way.append(pool.submit(self._fill, member, fd, None))
+                if len(under_way) > UNDER_WAY:
+                    under_way.popleft().result()
+        for future in under_way:
+            future.result()
+        return ExtractFacts(count, files, plain_bytes, self._tree.skipped)
+
+    def _fill(self, member: Member, fd: int, data: Iterator[bytes] | None) -> None:
+        """Write a file's bytes at their places and compare them with the index; holes stay holes."""
+        try:
+            os.ftruncate(fd, member.size)
+            segments = member.line.get("segments") or [[0, member.size]]
+            digest = hashlib.sha256()
+            _place(fd, segments, self._watched(data if data is not None else self._inflated(member), digest), member)
+            if data is None and digest.hexdigest() != member.line.get("sha256"):
+                raise Damaged(
+                    f"restore {escaped(member.name)}: its bytes are not those of the index", "Use another backup."
+                )
+            self._tree.dress(member, fd)
+        finally:
+            os.close(fd)
+
+    def _watched(self, data: Iterator[bytes], digest: Any) -> Iterator[bytes]:
+        for piece in data:
+            digest.update(piece)
+            self._advance(len(piece))
+            yield piece
+
+    def _inflated(self, member: Member) -> Iterator[bytes]:
+        """The member's data: without its header, and without the padding behind it."""
+        skip = member.line["header_bytes"]
+        left = sum(length for _, length in member.line["segments"]) if "segments" in member.line else member.size
+        for offset, length, _ in member.line["chunks"]:
+            for plain in inflate(self._reader.read(self._path, offset, length), escaped(member.name)):
+                piece = plain[skip:]
+                skip = max(0, skip - len(plain))
+                piece, left = piece[:left], left - min(left, len(piece))
+                if piece:
+                    yield piece
+
+
+def _place(fd: int, segments: list[list[int]], data: Iterator[bytes], member: Member) -> None:
+    rest = b""
+    for offset, length in segments:
+        position, end = offset, offset + length
+        if end > member.size or offset < 0 or length < 0:
+            raise Damaged(f"restore {escaped(member.name)}: its sparse map lies")
+        while position < end:
+            rest = rest or next(data, b"")
+            if not rest:
+                raise Damaged(f"restore {escaped(member.name)}: {end - position} bytes are missing in the archive")
+            written = os.pwrite(fd, memoryview(rest)[: end - position], position)
+            position, rest = position + written, rest[written:]
+    if rest or next(data, b""):
+        raise Damaged(f"restore {escaped(member.name)}: the archive holds more bytes than its index says")
+
+
+class _Inflated(io.RawIOBase):
+    """What tarfile reads from: the inflated stream, which remembers its last bytes."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+        self.total = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        while len(self._rest) < size or size < 0:
+            chunk = next(self._chunks, b"")
+            if not chunk:
+                break
+            self._rest += chunk
+            self.total += len(chunk)
+        wanted, self._rest = (self._rest, b"") if size < 0 else (self._rest[:size], self._rest[size:])
+        return wanted
+
+
+def _streamed(reader: Reader, path: str) -> Iterator[tuple[Member, Iterator[bytes]]]:
+    """The members of an archive without an index, made by aquad or by GNU tar. Raises Damaged when it is cut off."""
+    plain = _Inflated(inflate(reader.read(path), path))
+    try:
+        archive = tarfile.open(
+            fileobj=plain, mode="r|", encoding="utf-8", errors="surrogateescape", bufsize=PIECE_BYTES
+        )
+        with archive:
+            for info in archive:
+                yield checked(_line(info, path)), _data(archive, info)
+            _check_end(archive, plain, path)
+    except (tarfile.TarError, EOFError) as error:
+        raise Damaged(f"read {path}: {escaped(str(error))}", "The archive is damaged or cut off.") from error
+
+
+def _check_end(archive: tarfile.TarFile, plain: _Inflated, path: str) -> None:
+    """tarfile accepts an archive that ends at any member's end; only two zero blocks are an end."""
+    stream: Any = archive.fileobj
+    zeros = True
+    while block := stream.read(PIECE_BYTES):
+        zeros = zeros and not block.strip(b"\0")
+    if not zeros or plain.total - archive.offset < 1024:
+        raise Damaged(
+            f"read {path}: it does not end with two zero blocks", "The archive was cut off, or something follows it."
+        )
+
+
+def _line(info: tarfile.TarInfo, path: str) -> Mapping[str, Any]:
+    if info.type not in TYPES:
+        raise Damaged(f"read {path}: {escaped(info.name)} is of type {info.type!r}, which aquad does not restore")
+    xattrs = {
+        key.removeprefix("SCHILY.xattr."): value.encode("utf-8", "surrogateescape")
+        for key, value in info.pax_headers.items()
+        if key.startswith("SCHILY.xattr.")
+    }
+    for name, keyword in ACL_KEYWORDS.items():
+        if keyword in info.pax_headers:
+            xattrs[name] = acl_binary(info.pax_headers[keyword])
+    whole, _, fraction = info.pax_headers.get("mtime", "").partition(".")
+    mtime_ns = int(whole) * 10**9 + int(fraction.ljust(9, "0")[:9] or 0) if whole else int(info.mtime) * 10**9
+    line: dict[str, Any] = {
+        "path": "",
+        "path_base64": base64.b64encode(os.fsencode(info.name)).decode(),
+        "link_base64": base64.b64encode(os.fsencode(info.linkname)).decode(),
+        "type": TYPES[info.type],
+        "mode": info.mode & 0o7777,
+        "uid": info.uid,
+        "gid": info.gid,
+        "mtime_ns": mtime_ns,
+        "size": info.size if TYPES[info.type] == "file" else 0,
+        "device": (info.devmajor, info.devminor),
+        "xattrs": {name: base64.b64encode(value).decode() for name, value in xattrs.items()},
+    }
+    sparse: Any = getattr(info, "sparse", None)
+    if sparse is not None:
+        line["segments"] = [[offset, length] for offset, length in sparse if length]
+    return line
+
+
+def _data(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[bytes]:
+    """The bytes of a file as they stand in the archive; of a sparse one only those of its segments."""
+    if TYPES[info.type] != "file":
+        return
+    stream: Any = archive.fileobj
+    sparse: Any = getattr(info, "sparse", None)
+    left = info.size if sparse is None else sum(length for _, length in sparse)
+    stream.seek(info.offset_data)
+    while left:
+        piece = stream.read(min(left, PIECE_BYTES))
+        if not piece:
+            raise Damaged(f"read {escaped(info.name)}: {left} bytes are missing in the archive")
+        left -= len(piece)
+        yield piece

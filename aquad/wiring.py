@@ -1,0 +1,128 @@
+"""Settings become objects. Rooms are imported where they are built, so that a command loads only what it uses."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from aquad.core.clock import SystemClock
+from aquad.core.errors import InvalidUse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import tzinfo
+    from pathlib import Path
+
+    from aquad.jobs.full import Space
+    from aquad.jobs.run import Limits
+    from aquad.repository.repository import Repository
+    from aquad.settings import Loaded, Settings
+    from aquad.sources.configs import Configs
+    from aquad.sources.postgres.dump import Postgres
+    from aquad.sources.postgres.server import Login
+    from aquad.sources.volumes import Volume
+    from aquad.stream.artifact import Source
+
+
+class Wiring:
+    """The objects that the settings of one invocation describe."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.settings: Settings = loaded.settings
+        self.zone: tzinfo = self.settings.zone(os.environ)
+        self.clock = SystemClock()
+
+    @classmethod
+    def load(cls, path: Path | None) -> Wiring:
+        from aquad.settings import load
+
+        return cls(load(path, os.environ))
+
+    def repository(self) -> Repository:
+        from aquad.repository.repository import Repository
+
+        return Repository.open(
+            self.settings.repository.path, stack=self.settings.stack, clock=self.clock, zone=self.zone
+        )
+
+    def create_repository(self, encryption: str) -> Repository:
+        from aquad.repository.repository import Repository
+
+        return Repository.create(
+            self.settings.repository.path,
+            stack=self.settings.stack,
+            encryption=encryption,
+            clock=self.clock,
+            zone=self.zone,
+        )
+
+    def sources(self, chosen: Iterable[str] = ()) -> Sequence[Source[object]]:
+        """Every source that the settings name, or the chosen ones. In the order in which they are restored."""
+        names = self.components()
+        wanted = list(chosen) or names
+        for name in wanted:
+            if name not in names:
+                raise InvalidUse(
+                    f"choose component {name!r}: there is none of that name", f"There are {', '.join(names)}."
+                )
+        return [self.source(name) for name in names if name in wanted]
+
+    def components(self) -> list[str]:
+        return ["configs", *self.settings.volumes, "postgres"]
+
+    def source(self, name: str) -> Source[object]:
+        if name == "configs":
+            return self.configs()
+        return self.postgres() if name == "postgres" else self.volume(name)
+
+    def configs(self) -> Configs:
+        from aquad.sources.configs import Configs
+
+        section = self.settings.configs
+        return Configs(root=section.root, paths=section.paths, optional_paths=section.optional_paths)
+
+    def volume(self, name: str) -> Volume:
+        from aquad.sources.volumes import Volume
+
+        section = self.settings.volumes.get(name)
+        if section is None:
+            raise InvalidUse(
+                f"choose volume {name!r}: the settings have none of that name",
+                f"There are {', '.join(self.settings.volumes)}.",
+            )
+        return Volume(
+            name=name, path=section.path, quiesce=section.quiesce, may_shrink=section.may_shrink, accepted=False
+        )
+
+    def login(self) -> Login:
+        from aquad.sources.postgres.server import Login
+
+        section = self.settings.postgres
+        return Login(section.host, section.port, section.user, section.password_file)
+
+    def postgres(self) -> Postgres:
+        from aquad.sources.postgres.dump import Postgres
+
+        section = self.settings.postgres
+        return Postgres(login=self.login(), databases=list(section.databases), bin_dir=section.bin_dir)
+
+    def limits(self, job: str, wait_seconds: float = 0.0) -> Limits:
+        from aquad.jobs.run import Limits
+
+        limits = self.settings.limits
+        deadline = limits.deadline.get(job)
+        return Limits(
+            None if deadline is None else deadline.total_seconds(), limits.stall.total_seconds(), wait_seconds
+        )
+
+    def space(self) -> Space:
+        from aquad.jobs.full import Space
+
+        free = self.settings.repository.minimum_free
+        return Space(minimum_free_percent=free.percent, minimum_free_bytes=free.size_bytes)
+
+    def objectives(self) -> Mapping[str, int]:
+        """Seconds that the newest good backup of a component may be old; volumes are as old as a full backup may be."""
+        rpo = {name: int(age.total_seconds()) for name, age in self.settings.objectives.rpo.items()}
+        day = rpo.get("configs", 86400)
+        return {name: rpo.get(name, day) for name in self.components()}
