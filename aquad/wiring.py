@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aquad.core.clock import SystemClock
 from aquad.core.errors import InvalidUse
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datetime import tzinfo
     from pathlib import Path
 
+    from aquad.jobs.forecast import Kept
     from aquad.jobs.full import Space
     from aquad.jobs.run import Limits
     from aquad.repository.repository import Repository
@@ -56,7 +57,7 @@ class Wiring:
             zone=self.zone,
         )
 
-    def sources(self, chosen: Iterable[str] = ()) -> Sequence[Source[object]]:
+    def sources(self, chosen: Iterable[str] = ()) -> Sequence[Source[Any]]:
         """Every source that the settings name, or the chosen ones. In the order in which they are restored."""
         names = self.components()
         wanted = list(chosen) or names
@@ -70,7 +71,7 @@ class Wiring:
     def components(self) -> list[str]:
         return ["configs", *self.settings.volumes, "postgres"]
 
-    def source(self, name: str) -> Source[object]:
+    def source(self, name: str) -> Source[Any]:
         if name == "configs":
             return self.configs()
         return self.postgres() if name == "postgres" else self.volume(name)
@@ -126,3 +127,16 @@ class Wiring:
         rpo = {name: int(age.total_seconds()) for name, age in self.settings.objectives.rpo.items()}
         day = rpo.get("configs", 86400)
         return {name: rpo.get(name, day) for name in self.components()}
+
+    def kept_at_peak(self) -> Kept:
+        """How many backups of each kind lie there just before the monthly cleanup: up to 31 days more than retention asks."""
+        from aquad.jobs.forecast import Kept
+
+        retention = self.settings.retention
+        days = {name: getattr(retention, name).days for name in ("daily", "weekly", "incremental", "trash")}
+        return Kept(
+            daily=days["daily"] + 31,
+            incremental=4 * days["incremental"],
+            weekly=days["weekly"] // 7,
+            trash=days["trash"],
+        )

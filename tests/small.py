@@ -40,6 +40,9 @@ class Words:
         self.text = text
         self.fails = fails
 
+    def size_bytes(self):
+        return len(self.text)
+
     def check(self):
         return []
 

@@ -41,7 +41,7 @@ def init(invocation: Invocation, encryption: str | None) -> None:
         except AquadError as error:
             unknown.append(f"{source.component}: {error}")
     repository = wiring.create_repository(mode)
-    need = forecast(sizes, wiring.settings.kept_backups())
+    need = forecast(sizes, wiring.kept_at_peak())
     if invocation.json:
         print_json(
             repository=str(repository.root),

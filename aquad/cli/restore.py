@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,6 @@ import click
 
 from aquad.cli import Invocation
 from aquad.cli.output import Bars, confirmed, duration, print_json
-from aquad.core.clock import SystemClock
 from aquad.core.errors import InvalidUse
 from aquad.core.escape import escaped
 from aquad.observe.reports import human_bytes
@@ -17,8 +17,11 @@ from aquad.observe.reports import human_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from aquad.jobs.discard import Aside
     from aquad.jobs.restore import Order, Plan
+    from aquad.jobs.run import Work
     from aquad.repository.repository import Repository
+    from aquad.stream.artifact import RunContext
     from aquad.wiring import Wiring
 
 
@@ -45,24 +48,13 @@ class _Session:
 
     def carry_out(self, orders: Sequence[Order], name: str) -> None:
         from aquad.jobs.restore import plan, restore
-        from aquad.jobs.run import run_job
 
         if self.plan_only:
             self._show(plan(orders))
             return
-        clock = SystemClock()
-        started = clock.monotonic()
-        with Bars(wanted=self.invocation.progress, as_json=self.invocation.json) as bars:
-            work = run_job(
-                self.repository,
-                f"restore {name}",
-                lambda context: restore(self.repository, orders, self._confirm, context),
-                clock=clock,
-                zone=self.wiring.zone,
-                limits=self.wiring.limits("restore"),
-                progress=bars,
-            )
-        seconds = clock.monotonic() - started
+        started = self.wiring.clock.monotonic()
+        work = self.run(name, lambda context: restore(self.repository, orders, self._confirm, context))
+        seconds = self.wiring.clock.monotonic() - started
         if self.invocation.json:
             print_json(
                 outcome=work.outcome,
@@ -73,6 +65,20 @@ class _Session:
         else:
             click.echo(
                 f"restored {', '.join(work.details['restored'])} in {duration(seconds)}, compared with what was sealed"
+            )
+
+    def run(self, name: str, work: Callable[[RunContext], Work]) -> Work:
+        from aquad.jobs.run import run_job
+
+        with Bars(wanted=self.invocation.progress, as_json=self.invocation.json) as bars:
+            return run_job(
+                self.repository,
+                f"restore {name}",
+                work,
+                clock=self.wiring.clock,
+                zone=self.wiring.zone,
+                limits=self.wiring.limits("restore"),
+                progress=bars,
             )
 
     def _confirm(self, plans: Sequence[Plan]) -> None:
@@ -164,7 +170,7 @@ def postgres(
     if to_name and not database:
         raise InvalidUse("restore postgres --to-name: it needs --database", "A whole cluster keeps its names.")
 
-    def target(wiring: Wiring) -> object:
+    def target(_: Wiring) -> object:
         from aquad.sources.postgres.restore import PostgresTarget
         from aquad.sources.postgres.server import login_of_url
 
@@ -225,7 +231,7 @@ def everything(what: str, dry_run: bool, yes: bool, trusted: bool) -> None:
         if what == "latest"
         else [n for n in wiring.components() if catalog.find(what).component(n)]
     )
-    orders = [session.order(name, what, lambda _, n=name: _default_target(session, n)) for name in names]
+    orders = [session.order(name, what, partial(_default_target, session, name)) for name in names]
     if not orders:
         catalog.find(what)
         raise InvalidUse(f"restore all {what}: it holds nothing that the settings name")
@@ -238,12 +244,26 @@ def everything(what: str, dry_run: bool, yes: bool, trusted: bool) -> None:
 def discard(what: str | None, dry_run: bool, yes: bool, trusted: bool) -> None:
     """Drop what a restore kept aside: all of it, or one ID as `status` shows it."""
     from aquad.jobs.discard import discard as discard_aside
+    from aquad.jobs.discard import kept_aside
 
     session = _session(dry_run, yes, trusted)
-    discard_aside(session.repository, session.wiring.postgres(), what, session.ask_discard, session.run_job)
+    source = session.wiring.postgres()
+
+    def confirm(aside: Aside) -> None:
+        for name in (*aside.databases, *aside.directories):
+            click.echo(f"drop {escaped(name)}")
+        confirmed("Drop this for good?", yes=yes)
+
+    if dry_run:
+        aside = kept_aside(session.repository, source, what)
+        for name in (*aside.databases, *aside.directories):
+            click.echo(f"would drop {escaped(name)}")
+        return
+    work = session.run("discard", lambda context: discard_aside(session.repository, source, what, confirm, context))
+    click.echo(f"discarded {', '.join(escaped(name) for name in work.details['discarded'])}")
 
 
-def _default_target(session: _Session, name: str) -> object:
+def _default_target(session: _Session, name: str, _: Wiring) -> object:
     if name == "configs":
         return _configs_target(None)
     if name == "postgres":

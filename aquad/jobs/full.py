@@ -6,7 +6,7 @@ import os
 import platform
 import socket
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from aquad import __version__
 from aquad.core.clock import to_text
@@ -37,7 +37,7 @@ class Space(NamedTuple):
     minimum_free_bytes: int = 0
 
 
-def take_full(repository: Repository, sources: Sequence[Source[object]], run: RunContext, *, space: Space) -> Work:
+def take_full(repository: Repository, sources: Sequence[Source[Any]], run: RunContext, *, space: Space) -> Work:
     """Take, seal, read back. With a failed component the good ones are sealed, and the run has failed all the same."""
     catalog = repository.catalog()
     _check_space(repository, catalog, [source.component for source in sources], space)
@@ -70,7 +70,7 @@ def take_full(repository: Repository, sources: Sequence[Source[object]], run: Ru
     return Work("warning" if warnings else "success", "; ".join(warnings), details)
 
 
-def _take(source: Source[object], draft: Draft, previous: Reader | None, run: RunContext) -> ComponentRecord:
+def _take(source: Source[Any], draft: Draft, previous: Reader | None, run: RunContext) -> ComponentRecord:
     sink = draft.sink(source.component)
     run.progress.stage(source.component, None)
     outcome: Literal["success", "warning", "failed"] = "success"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aquad.core.errors import InvalidUse, NoSuchBackup, RestoreFailed
 from aquad.core.escape import escaped
@@ -26,7 +26,7 @@ class Order(NamedTuple):
     """One component to be brought back, by its source, to a target of that source's kind."""
 
     component: str
-    source: Source[object]
+    source: Source[Any]
     reader: Reader
     target: object
 

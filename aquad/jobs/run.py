@@ -66,31 +66,41 @@ def run_job(
             progress=progress or Silent(),
             keep_fds=(lock_fd,),
         )
-        repository.journal.append("run_started", run=run_id, job=job, slot=None)
-
-        def ended(outcome: Outcome, reason: str, details: dict[str, Any] | None = None) -> None:
-            repository.journal.append(
-                "run_ended",
-                run=run_id,
-                job=job,
-                slot=None,
-                outcome=outcome,
-                reason=escaped(reason)[:REASON_CHARACTERS],
-                milliseconds=int((clock.monotonic() - started) * 1000),
-                **(details or {}),
-            )
-
+        record = _Record(repository, context, job, started)
         try:
             result = work(context)
         except AquadError as error:
-            ended("failed", str(error))
+            record.ended("failed", str(error))
             raise
         except (KeyboardInterrupt, Terminated) as error:
             context.cancel.set()
-            ended("aborted", f"ended by {'Ctrl-C' if isinstance(error, KeyboardInterrupt) else 'a signal'}")
+            record.ended("aborted", f"ended by {'Ctrl-C' if isinstance(error, KeyboardInterrupt) else 'a signal'}")
             raise
         except BaseException as error:
-            ended("failed", f"{type(error).__name__}: {error}")
+            record.ended("failed", f"{type(error).__name__}: {error}")
             raise
-        ended(result.outcome, result.reason, result.details)
+        record.ended(result.outcome, result.reason, result.details)
         return result
+
+
+class _Record:
+    """The run's two lines in the journal."""
+
+    def __init__(self, repository: Repository, run: RunContext, job: str, started: float) -> None:
+        self._journal = repository.journal
+        self._run = run
+        self._job = job
+        self._started = started
+        self._journal.append("run_started", run=run.run_id, job=job, slot=None)
+
+    def ended(self, outcome: Outcome, reason: str, details: dict[str, Any] | None = None) -> None:
+        self._journal.append(
+            "run_ended",
+            run=self._run.run_id,
+            job=self._job,
+            slot=None,
+            outcome=outcome,
+            reason=escaped(reason)[:REASON_CHARACTERS],
+            milliseconds=int((self._run.clock.monotonic() - self._started) * 1000),
+            **(details or {}),
+        )

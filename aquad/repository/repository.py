@@ -20,7 +20,7 @@ from aquad.core.errors import Damaged, RepositoryRefused
 from aquad.core.escape import escaped
 from aquad.repository import layout, lock, manifest, recovery
 from aquad.repository.catalog import Catalog, Unreadable
-from aquad.repository.draft import Draft
+from aquad.repository.draft import Draft, HashedFile, RawArtifact
 from aquad.storage import files
 from aquad.storage.journal import Journal
 
@@ -206,12 +206,26 @@ class Repository:
         self.journal.append(
             "backup_sealed", backup=draft.id, sequence=sealed.sequence, manifest_sha256=sealed.manifest_sha256
         )
-        self._drop_draft(draft.path)
+        self._drop(draft.path)
         return sealed
 
     def abandon(self, draft: Draft) -> None:
         """Remove a draft that will not be sealed: its run knows that it failed, and says so."""
-        self._drop_draft(draft.path)
+        self._drop(draft.path)
+
+    def aside(self, stamp: str, name: str) -> RawArtifact:
+        """A file for what a restore replaces: `aside/<timestamp>/<name>.tar.gz`; never counted as a backup."""
+        directory = self.layout.aside / stamp
+        if not directory.is_dir():
+            files.make_directory(directory)
+            files.sync_directory(self.layout.aside)
+        file = HashedFile(directory, f"{name}.tar.gz")
+        files.sync_directory(directory)
+        return RawArtifact(file, None, [])
+
+    def discard_aside(self, stamp: str) -> None:
+        """Remove what one restore kept aside."""
+        self._drop(self.layout.aside / stamp)
 
     def recover(self) -> list[recovery.Rescue]:
         """Record dead runs as interrupted and move their leavings to the trash. May be killed and called again."""
@@ -241,7 +255,7 @@ class Repository:
     def _carry_out(self, rescue: recovery.Rescue) -> None:
         draft = self.layout.drafts / rescue.id
         if rescue.sealed:
-            self._drop_draft(draft)
+            self._drop(draft)
             return
         bin_ = self.layout.trash / rescue.id
         if not bin_.is_dir():
@@ -256,12 +270,12 @@ class Repository:
         files.sync_directory(self.layout.drafts)
         self.journal.append("draft_to_trash", draft=rescue.id, moved=list(rescue.move), reason=rescue.reason)
 
-    def _drop_draft(self, draft: Path) -> None:
-        for directory, _, names in os.walk(draft, topdown=False):
+    def _drop(self, top: Path) -> None:
+        for directory, _, names in os.walk(top, topdown=False):
             for name in names:
-                files.remove(draft / directory / name)
-            files.remove_directory(draft / directory)
-        files.sync_directory(self.layout.drafts)
+                files.remove(top / directory / name)
+            files.remove_directory(top / directory)
+        files.sync_directory(top.parent)
 
     def _read(self, path: Path) -> Manifest:
         if path.stat().st_size > manifest.MAXIMUM_BYTES:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta, tzinfo
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -46,7 +46,7 @@ class Schedule(Section):
 
 
 class Limits(Section):
-    deadline: dict[Literal["full", "postgres", "restore"], Duration] = Field(
+    deadline: dict[str, Duration] = Field(
         {"full": timedelta(hours=4), "postgres": timedelta(hours=1)}, description="a run that takes longer is ended"
     )
     stall: Duration = Field(timedelta(seconds=60), description="no byte from a peer for so long: given up")

@@ -174,6 +174,10 @@ class Source(Protocol[Target]):
 
     def check(self) -> list[Finding]: ...
 
+    def size_bytes(self) -> int:
+        """What there is to take today, for the forecast of `init`."""
+        ...
+
     def take(self, sink: Sink, previous: Reader | None, run: RunContext) -> Taken:
         """Raises SourceFailed, Unreachable or ChildFailed: then nothing of this component is sealed."""
         ...

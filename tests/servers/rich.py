@@ -1,6 +1,6 @@
 """A database rich in kinds of objects, and what is compared of it."""
 
-RICH = r"""
+RICH = r'''
 CREATE ROLE app LOGIN PASSWORD 'app-secret'; CREATE ROLE readers; CREATE ROLE "Odd Role-1" NOINHERIT CREATEDB;
 GRANT readers TO app WITH ADMIN OPTION; ALTER ROLE app SET work_mem TO '8MB';
 COMMENT ON ROLE app IS 'the app';
@@ -24,7 +24,7 @@ CREATE TABLE things (
   twice int GENERATED ALWAYS AS (n * 2) STORED);
 INSERT INTO things (name, n, amount, ratio, flag, born, at, span, doc, tags, raw, mood, ip, uid, r, p, h, c)
   SELECT E'name\t\\.\n' || i, i, i / 7.0, i / 3.0, i % 2 = 0, date '2000-01-01' + i, timestamptz '2024-01-01 00:00Z' + i * interval '1 s', i * interval '1 min',
-  jsonb_build_object('k', i, 'ü', E'\n'), ARRAY['a', NULL, 'b"c'], decode(md5(i::text), 'hex'), 'ok', '10.0.0.1', md5(i::text)::uuid, int4range(i, i + 5), ROW(i, 'x'), hstore('a', i::text), 'CI'
+  jsonb_build_object('k', i, 'ü', E'\n'), ARRAY['a', NULL, 'b"c'], decode(md5(i::text), 'hex'), 'ok', '10.0.0.1', md5(i::text)::uuid, int4range(i, i + 5), ROW(i, 'x'::text)::pair, hstore('a', i::text), 'CI'
   FROM generate_series(1, 2000) i;
 CREATE INDEX ON things USING gin (doc); CREATE UNIQUE INDEX things_name ON things (lower(name)) WHERE flag;
 CREATE TABLE parts (k int, v text) PARTITION BY RANGE (k);
@@ -59,7 +59,7 @@ SELECT lo_from_bytea(424242, decode(repeat('00ff', 5000), 'hex')); COMMENT ON LA
 CREATE AGGREGATE app.sum2(int) (SFUNC = int4pl, STYPE = int, INITCOND = '0'); CREATE CAST (app.pair AS text) WITH INOUT;
 \connect -reuse-previous=on "dbname='Second DB\'=x'"
 CREATE TABLE latin (t text); INSERT INTO latin VALUES (E'caf\xe9'), ('plain');
-"""
+'''
 
 TABLES = """SELECT quote_ident(n.nspname) || '.' || quote_ident(relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
   WHERE relkind IN ('r', 'm') AND nspname !~ '^(pg_|information_schema)' ORDER BY 1"""
@@ -74,14 +74,14 @@ OBJECTS = [
     "SELECT oid::bigint, md5(lo_get(oid)), obj_description(oid, 'pg_largeobject') FROM pg_largeobject_metadata ORDER BY 1",
     "SELECT extname, extversion FROM pg_extension ORDER BY 1",
     "SELECT sequencename, last_value FROM pg_sequences ORDER BY 1",
-    "SELECT relname, relacl::text, relrowsecurity FROM pg_class WHERE relnamespace::regnamespace::text = 'app' AND relkind IN ('r','v','m','p') ORDER BY 1",
+    "SELECT relname, (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(relacl) a), relrowsecurity FROM pg_class WHERE relnamespace::regnamespace::text = 'app' AND relkind IN ('r','v','m','p') ORDER BY 1",
     "SELECT defaclobjtype, defaclacl::text FROM pg_default_acl ORDER BY 1, 2",
     "SELECT objsubid, description FROM pg_description d JOIN pg_class c ON c.oid = objoid WHERE relname = 'things' ORDER BY 1",
 ]
 CLUSTER = [
-    "SELECT rolname, rolsuper, rolinherit, rolcreatedb, rolcanlogin, rolpassword, rolconfig::text FROM pg_authid WHERE rolname !~ '^pg_' ORDER BY 1",
+    "SELECT rolname, rolsuper, rolinherit, rolcreatedb, rolcanlogin, rolpassword FROM pg_authid WHERE rolname !~ '^pg_' ORDER BY 1",
     "SELECT roleid::regrole::text, member::regrole::text, admin_option FROM pg_auth_members WHERE roleid::regrole::text !~ '^pg_' ORDER BY 1, 2",
-    "SELECT datname, pg_encoding_to_char(encoding), datcollate, datctype, pg_get_userbyid(datdba), datacl::text, datconnlimit, datallowconn, shobj_description(oid, 'pg_database') FROM pg_database WHERE datname IN ('rich', 'Second DB''=x') ORDER BY 1",
+    "SELECT datname, pg_encoding_to_char(encoding), datcollate, datctype, pg_get_userbyid(datdba), (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(datacl) a), datconnlimit, datallowconn, shobj_description(oid, 'pg_database') FROM pg_database WHERE datname IN ('rich', 'Second DB''=x') ORDER BY 1",
     "SELECT d.datname, r.rolname, setconfig::text FROM pg_db_role_setting s LEFT JOIN pg_database d ON d.oid = setdatabase LEFT JOIN pg_roles r ON r.oid = setrole WHERE d.datname IS NULL OR d.datname !~ '_before_' ORDER BY 1, 2",
 ]
 

@@ -17,7 +17,7 @@ START = re.compile(
     + IDENTIFIER
     + rb"\."
     + IDENTIFIER
-    + rb") (?:\([^;]*?\) )?FROM stdin;\n",
+    + rb") (?:\((?:[^\"()]|\"(?:[^\"]|\"\")+\")*\))? ?FROM stdin;\n",
     re.DOTALL,
 )
 COMMENT = b"\n-- Data for Name: "

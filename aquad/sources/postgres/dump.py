@@ -32,6 +32,10 @@ LOCK_WAIT = "60s"
 ABOUT_THE_DATABASE = re.compile(
     r"\d+; \d+ \d+ (?:DATABASE|DATABASE PROPERTIES|(?:COMMENT|ACL|SECURITY LABEL) - DATABASE) "
 )
+_RECONNECT = re.compile(
+    rb"^\\unrestrict (\w+)\n(?:\\encoding \w+\n)?\n?\\connect [^\n]*\n\n?\\restrict \1\n", re.MULTILINE
+)
+"""pg_restore connects once more behind the database's settings. Known by its token: text in a comment cannot look like it."""
 MADE_BY_INITDB = {"postgres", "template1"}
 
 
@@ -204,7 +208,7 @@ class _Texts:
                 "This version of pg_dump is not known.",
             )
         create = connect_line("postgres") + (b"" if database in MADE_BY_INITDB else before + b"\n")
-        return create, connect_line(database) + after.partition(b"\n")[2]
+        return create, connect_line(database) + _RECONNECT.sub(b"", after.partition(b"\n")[2])
 
     def schema(self, database: str) -> Iterator[bytes]:
         with self._job.child("pg_restore", "--schema-only", "--file=-", str(self._archive(database))) as child:

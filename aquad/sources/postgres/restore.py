@@ -199,13 +199,14 @@ class _Work:
             exists = False
         new = swap.free_name(self._login, f"aquad_new_{stamp}")
         swap.create(self._login, new, database)
+        kept = None
         try:
             psql.feed(self._login, new, self._body(database), self._tools, self._run)
             compared = self._compared(database, new)
             kept = swap.put_in_place(self._login, new, name, stamp=stamp, exists=exists)
-        except BaseException:
-            swap.drop(self._login, new, missing_ok=True)
-            raise
+        finally:
+            if kept is None:
+                swap.drop(self._login, new, missing_ok=True)
         if name == database["name"]:
             psql.feed(self._login, "postgres", self._properties(database), self._tools, self._run)
         else:

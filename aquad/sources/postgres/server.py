@@ -184,9 +184,23 @@ def database_facts(connection: psycopg.Connection[tuple[Any, ...]], version: int
             FROM pg_database d JOIN pg_roles a ON a.oid = datdba JOIN pg_tablespace t ON t.oid = dattablespace
             WHERE datname <> 'template0' ORDER BY datname""".encode()  # noqa: S608 - the names are ours
     ).fetchall()
-    keys = (
-        "name encoding collate ctype locale_provider locale owner tablespace connection_limit size_bytes is_template allow_connections comment acl settings"
-    ).split()
+    keys = [
+        "name",
+        "encoding",
+        "collate",
+        "ctype",
+        "locale_provider",
+        "locale",
+        "owner",
+        "tablespace",
+        "connection_limit",
+        "size_bytes",
+        "is_template",
+        "allow_connections",
+        "comment",
+        "acl",
+        "settings",
+    ]
     return [dict(zip(keys, row, strict=True)) for row in rows]
 
 

@@ -204,10 +204,9 @@ def _streamed(reader: Reader, path: str) -> Iterator[tuple[Member, Iterator[byte
     """The members of an archive without an index, made by aquad or by GNU tar. Raises Damaged when it is cut off."""
     plain = _Inflated(inflate(reader.read(path), path))
     try:
-        archive = tarfile.open(
+        with tarfile.open(
             fileobj=plain, mode="r|", encoding="utf-8", errors="surrogateescape", bufsize=PIECE_BYTES
-        )
-        with archive:
+        ) as archive:
             for info in archive:
                 yield checked(_line(info, path)), _data(archive, info)
             _check_end(archive, plain, path)
@@ -216,7 +215,7 @@ def _streamed(reader: Reader, path: str) -> Iterator[tuple[Member, Iterator[byte
 
 
 def _check_end(archive: tarfile.TarFile, plain: _Inflated, path: str) -> None:
-    """tarfile accepts an archive that ends at any member's end; only two zero blocks are an end."""
+    """Tarfile accepts an archive that ends at any member's end; only two zero blocks are an end."""
     stream: Any = archive.fileobj
     zeros = True
     while block := stream.read(PIECE_BYTES):

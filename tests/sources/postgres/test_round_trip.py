@@ -18,7 +18,7 @@ from aquad.sources.postgres.dump import Postgres
 from aquad.sources.postgres.restore import PostgresTarget
 from aquad.stream.artifact import RunContext
 from tests.servers.postgres import MAJORS, binaries
-from tests.servers.rich import RICH, cluster, fingerprint
+from tests.servers.rich import RICH, TABLES, cluster, fingerprint
 
 
 def source(server, **options):
@@ -80,7 +80,7 @@ class TestTaking:
                 assert connection.execute(f"SELECT count(*) FROM ONLY {table}").fetchone() == (count,), table
         assert rows["rich"]["app.things"] == 2000
         assert rows["rich"]["app.child"] == 2
-        assert len(rows["rich"]) == 10 - 1
+        assert len(rows["rich"]) == 8
         assert rows["Second DB'=x"] == {"public.latin": 2}
 
     def test_facts_say_what_the_server_is(self, rich):
@@ -126,9 +126,8 @@ class TestTaking:
         assert [
             line for line in said.stderr.splitlines() if b"ERROR" in line and b'"postgres" already' not in line
         ] == []
-        assert {k[1] for k in fingerprint(target) if isinstance(k, tuple)} == {
-            k[1] for k in fingerprint(server) if isinstance(k, tuple)
-        }
+        with server.connect("rich") as one, target.connect("rich") as other:
+            assert other.execute(TABLES).fetchall() == one.execute(TABLES).fetchall() != []
 
     def test_D1_tools_of_another_major_are_refused_before_anything_is_written(self, shared_server, tmp_path):
         repository = repository_in(tmp_path / "b")

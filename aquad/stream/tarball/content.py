@@ -1,0 +1,172 @@
+"""What a worker makes of a member: its bytes read as they were found, deflated, and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import zlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from isal import isal_zlib
+
+from aquad.core.errors import SourceFailed
+from aquad.stream.gzip import LEVEL, WINDOW
+from aquad.stream.tarball.header import BLOCK
+from aquad.stream.tarball.scan import Entry, unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+CHUNK_BYTES = 4 << 20
+SAMPLE_BYTES = 64 << 10
+WORTH_DEFLATING = 0.97
+ATTEMPTS = 3
+
+
+class Content(NamedTuple):
+    """What a worker made of a member, or of one chunk of a big file."""
+
+    stored: bytes
+    plain_bytes: int
+    data: bytes | None
+    sha256: str
+    note: str
+
+
+def deflated(pieces: Sequence[bytes]) -> bytes:
+    """One gzip member; stored without compression when a sample shows that it would not shrink."""
+    plain = b"".join(pieces)
+    sample = plain[len(plain) // 2 :][:SAMPLE_BYTES]
+    if len(plain) > SAMPLE_BYTES and len(isal_zlib.compress(sample, LEVEL)) > WORTH_DEFLATING * len(sample):
+        store = zlib.compressobj(0, zlib.DEFLATED, WINDOW)
+        return store.compress(plain) + store.flush()
+    state = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, WINDOW)
+    stored: bytes = state.compress(plain) + state.flush()
+    return stored
+
+
+def data_segments(fd: int, status: os.stat_result) -> list[tuple[int, int]]:
+    """The stretches that hold data; a last empty one at the end of a file that ends in a hole (as GNU tar writes it)."""
+    segments, position = [], 0
+    while position < status.st_size:
+        try:
+            start = os.lseek(fd, position, os.SEEK_DATA)
+        except OSError:  # harmless because ENXIO means: nothing but a hole is left
+            break
+        position = min(os.lseek(fd, start, os.SEEK_HOLE), status.st_size)
+        if start < position:
+            segments.append((start, position - start))
+    if position < status.st_size or not segments:
+        segments.append((status.st_size, 0))
+    return segments
+
+
+def xattrs_of_fd(target: int | str) -> dict[str, bytes]:
+    try:
+        return (
+            {
+                name: os.getxattr(target, name, follow_symlinks=False)
+                for name in sorted(os.listxattr(target, follow_symlinks=False))
+            }
+            if isinstance(target, str)
+            else {name: os.getxattr(target, name) for name in sorted(os.listxattr(target))}
+        )
+    except OSError:  # harmless because a file system without xattrs has none to lose
+        return {}
+
+
+def xattrs_of(entry: Entry) -> dict[str, bytes]:
+    """By a descriptor for directories, by /proc for what must not be opened."""
+    if not stat.S_ISDIR(entry.status.st_mode):
+        return xattrs_of_fd(f"/proc/self/fd/{entry.directory}/{entry.leaf}")
+    try:
+        fd = os.open(entry.leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=entry.directory)
+    except OSError as error:
+        raise unreadable(entry.path, error) from error
+    try:
+        return xattrs_of_fd(fd)
+    finally:
+        os.close(fd)
+
+
+def open_file(entry: Entry) -> int:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(entry.leaf, flags | os.O_NOATIME, dir_fd=entry.directory)
+    except PermissionError:  # O_NOATIME is for the owner alone; reading may still be allowed
+        return os.open(entry.leaf, flags, dir_fd=entry.directory)
+
+
+def small_file(fd: int, status: os.stat_result, head: bytes, segments: Sequence[tuple[int, int]]) -> Content:
+    try:
+        for _ in range(ATTEMPTS):
+            data, whole = _read(fd, segments)
+            if whole:
+                break
+        note = changed_since(fd, status) if whole else "shrunk"
+    finally:
+        os.close(fd)
+    padding = bytes(-len(data) % BLOCK)
+    return Content(
+        deflated([head, data, padding]),
+        len(head) + len(data) + len(padding),
+        None,
+        hashlib.sha256(data).hexdigest(),
+        note,
+    )
+
+
+def big_chunk(fd: int, piece: Sequence[tuple[int, int]], head: bytes, tail: bytes) -> Content:
+    data, whole = _read(fd, piece)
+    return Content(deflated([head, data, tail]), len(head) + len(data) + len(tail), data, "", "" if whole else "shrunk")
+
+
+def _read(fd: int, segments: Sequence[tuple[int, int]]) -> tuple[bytes, bool]:
+    """Read the stretches; what is no longer there becomes zeros, and the answer is False."""
+    read, whole = bytearray(), True
+    for offset, length in segments:
+        got = 0
+        while got < length:
+            try:
+                block = os.pread(fd, length - got, offset + got)
+            except OSError as error:
+                raise SourceFailed(
+                    f"read a file at byte {offset + got}: {os.strerror(error.errno or 0)}",
+                    "The disk below the source is failing.",
+                ) from error
+            if not block:
+                whole = False
+                read += bytes(length - got)
+                break
+            read += block
+            got += len(block)
+    return bytes(read), whole
+
+
+def changed_since(fd: int, before: os.stat_result) -> str:
+    now = os.fstat(fd)
+    if now.st_size > before.st_size:
+        return "grown"
+    return (
+        "changed while it was read"
+        if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (before.st_size, before.st_mtime_ns, before.st_ctime_ns)
+        else ""
+    )
+
+
+def pieces_of(segments: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Cut the stretches into lists of CHUNK_BYTES in all."""
+    piece: list[tuple[int, int]] = []
+    room = CHUNK_BYTES
+    for offset, length in segments:
+        position, left = offset, length
+        while left:
+            take = min(left, room)
+            piece.append((position, take))
+            position, left, room = position + take, left - take, room - take
+            if not room:
+                yield piece
+                piece, room = [], CHUNK_BYTES
+    if piece:
+        yield piece
