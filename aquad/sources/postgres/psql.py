@@ -45,7 +45,11 @@ def feed(login: Login, database: str, chunks: Iterable[bytes], tools: Tools, run
     with server.tool_environment(login, run.run_id) as environment:
         try:
             with Child(
-                argv, environment=environment, keep_fds=run.keep_fds, stdin=True, deadline=run.deadline
+                argv,
+                environment={**environment, "PGOPTIONS": "-c default_transaction_read_only=off"},
+                keep_fds=run.keep_fds,
+                stdin=True,
+                deadline=run.deadline,
             ) as child:
                 child.feed(restricted(chunks))
         except ChildFailed as error:

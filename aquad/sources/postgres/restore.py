@@ -201,6 +201,8 @@ class _Work:
         swap.create(self._login, new, database)
         kept = None
         try:
+            # Before the rows: a materialised view is computed anew, and must see the database's own time zone.
+            swap.apply_settings(self._login, new, [entry for entry in database["settings"] if entry["role"] is None])
             psql.feed(self._login, new, self._body(database), self._tools, self._run)
             compared = self._compared(database, new)
             kept = swap.put_in_place(self._login, new, name, stamp=stamp, exists=exists)

@@ -132,7 +132,6 @@ def tool_environment(login: Login, run_id: str) -> Iterator[Mapping[str, str]]:
             "PGPASSFILE": str(passfile),
             "PGAPPNAME": f"{APPLICATION} {run_id}",
             "PGCONNECT_TIMEOUT": str(CONNECT_SECONDS),
-            "PGTZ": "UTC",
         }
     finally:
         shutil.rmtree(directory)

@@ -11,7 +11,7 @@ from aquad.core.escape import escaped
 from aquad.sources.postgres import server
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from aquad.sources.postgres.server import Login
 
@@ -105,7 +105,18 @@ def apply_properties(login: Login, name: str, facts: Mapping[str, Any]) -> None:
     database = sql.Identifier(name)
     if facts["comment"] is not None:
         _execute(login, sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, sql.Literal(facts["comment"])))
-    for entry in facts["settings"]:
+    apply_settings(login, name, facts["settings"])
+    if facts["acl"] is not None:
+        _apply_rights(login, name, facts)
+    _execute(
+        login, sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, sql.Literal(facts["connection_limit"]))
+    )
+
+
+def apply_settings(login: Login, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """ALTER DATABASE ... SET, for everybody or for one role in it."""
+    database = sql.Identifier(name)
+    for entry in entries:
         for setting in entry["settings"]:
             key, _, value = setting.partition("=")
             who = (
@@ -114,11 +125,6 @@ def apply_properties(login: Login, name: str, facts: Mapping[str, Any]) -> None:
                 else sql.SQL("ALTER DATABASE {}").format(database)
             )
             _execute(login, sql.SQL("{} SET {} TO {}").format(who, sql.Identifier(*key.split(".")), sql.Literal(value)))
-    if facts["acl"] is not None:
-        _apply_rights(login, name, facts)
-    _execute(
-        login, sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, sql.Literal(facts["connection_limit"]))
-    )
 
 
 def _apply_rights(login: Login, name: str, facts: Mapping[str, Any]) -> None:
