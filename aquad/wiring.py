@@ -9,7 +9,7 @@ from aquad.core.clock import SystemClock
 from aquad.core.errors import InvalidUse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import tzinfo
     from pathlib import Path
 
@@ -57,8 +57,11 @@ class Wiring:
             zone=self.zone,
         )
 
-    def sources(self, chosen: Iterable[str] = ()) -> Sequence[Source[Any]]:
-        """Every source that the settings name, or the chosen ones. In the order in which they are restored."""
+    def sources(self, chosen: Iterable[str] = (), accepted: Collection[str] = ()) -> Sequence[Source[Any]]:
+        """Every source that the settings name, or the chosen ones, in the order in which they are restored.
+
+        `accepted`: components whose last size somebody took as the new normal.
+        """
         names = self.components()
         wanted = list(chosen) or names
         for name in wanted:
@@ -66,15 +69,15 @@ class Wiring:
                 raise InvalidUse(
                     f"choose component {name!r}: there is none of that name", f"There are {', '.join(names)}."
                 )
-        return [self.source(name) for name in names if name in wanted]
+        return [self.source(name, accepted) for name in names if name in wanted]
 
     def components(self) -> list[str]:
         return ["configs", *self.settings.volumes, "postgres"]
 
-    def source(self, name: str) -> Source[Any]:
+    def source(self, name: str, accepted: Collection[str] = ()) -> Source[Any]:
         if name == "configs":
             return self.configs()
-        return self.postgres() if name == "postgres" else self.volume(name)
+        return self.postgres() if name == "postgres" else self.volume(name, accepted)
 
     def configs(self) -> Configs:
         from aquad.sources.configs import Configs
@@ -82,7 +85,7 @@ class Wiring:
         section = self.settings.configs
         return Configs(root=section.root, paths=section.paths, optional_paths=section.optional_paths)
 
-    def volume(self, name: str) -> Volume:
+    def volume(self, name: str, accepted: Collection[str] = ()) -> Volume:
         from aquad.sources.volumes import Volume
 
         section = self.settings.volumes.get(name)
@@ -92,7 +95,11 @@ class Wiring:
                 f"There are {', '.join(self.settings.volumes)}.",
             )
         return Volume(
-            name=name, path=section.path, quiesce=section.quiesce, may_shrink=section.may_shrink, accepted=False
+            name=name,
+            path=section.path,
+            quiesce=section.quiesce,
+            may_shrink=section.may_shrink,
+            accepted=name in accepted,
         )
 
     def login(self) -> Login:

@@ -30,6 +30,7 @@ COMMANDS = {
     "restore": ("restore:group", "Bring back one part, or everything."),
     "status": ("status:status", "What can I restore, to which moment, how long will it take."),
     "check": ("status:check", "Connect to every source; say what would fail tonight."),
+    "accept": ("accept:accept", "Take the present size of a component as the new normal."),
     "config": ("config:group", "Show, check or generate the settings."),
     "completion": ("shell:completion", "Print the completion script of a shell."),
     "version": ("shell:version", "Print the version."),

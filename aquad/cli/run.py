@@ -33,13 +33,13 @@ def run(invocation: Invocation, job: str, components: tuple[str, ...], dry_run: 
       aquad run full
       aquad run full --component postgres --component configs
     """
-    from aquad.jobs.full import take_full
+    from aquad.jobs.full import accepted, take_full
     from aquad.jobs.run import EXIT_CODES, run_job
     from aquad.wiring import Wiring
 
     wiring = Wiring.load(invocation.config_path)
-    sources = wiring.sources(components)
     repository = wiring.repository()
+    sources = wiring.sources(components, accepted(repository))
     if dry_run:
         click.echo(f"would take {', '.join(source.component for source in sources)} into {repository.root}")
         return
@@ -71,5 +71,5 @@ def run(invocation: Invocation, job: str, components: tuple[str, ...], dry_run: 
             f"{result.outcome}: {backup_id}, {human_bytes(sealed.stored_bytes)} stored in {duration(seconds)}, read back and compared"
         )
     if result.reason and not invocation.json:
-        click.echo(f"{result.outcome}: {result.reason}", err=True)
+        click.echo(f"aquad: {result.outcome}: {result.reason}", err=True)
     raise SystemExit(EXIT_CODES[result.outcome])

@@ -70,6 +70,17 @@ def take_full(repository: Repository, sources: Sequence[Source[Any]], run: RunCo
     return Work("warning" if warnings else "success", "; ".join(warnings), details)
 
 
+def accepted(repository: Repository) -> set[str]:
+    """Components that somebody accepted since their last good backup."""
+    names: set[str] = set()
+    for entry in repository.journal.entries():
+        if entry["event"] == "accepted":
+            names.add(entry["component"])
+        elif entry["event"] == "run_ended":
+            names -= {name for name, outcome in entry.get("components", {}).items() if outcome != "failed"}
+    return names
+
+
 def _take(source: Source[Any], draft: Draft, previous: Reader | None, run: RunContext) -> ComponentRecord:
     sink = draft.sink(source.component)
     run.progress.stage(source.component, None)

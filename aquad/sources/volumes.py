@@ -98,13 +98,15 @@ class Volume:
         if files and files * 10 > before * (10 - LOST_TENTHS):
             return []
         what = f"{files} files, {before} last time" if before else "it is empty"
-        if self._may_shrink or self._accepted:
+        if self._accepted:
+            return []
+        if self._may_shrink:
             return [what]
         if not before and previous:
             return []
         raise SourceFailed(
             f"read volume {self.component} at {self._path}: {what}",
-            f"Is it mounted? If this is right, set volumes.{self.component}.may_shrink = true for one run.",
+            f"Is it mounted? If this is right: aquad accept {self.component}",
         )
 
     def plan_restore(self, reader: Reader, target: VolumeTarget) -> list[Step]:

@@ -98,7 +98,7 @@ def connect(login: Login, database: str = "postgres", *, run_id: str = "") -> ps
             **_KEEPALIVES,
         )
     except psycopg.OperationalError as error:
-        reason = escaped(str(error).strip().splitlines()[-1])
+        reason = escaped(str(error).strip().splitlines()[0])
         raise Unreachable(
             f"connect to PostgreSQL {login}, database {escaped(database)}: {reason}",
             "Is it up, and are host, user and password_file right?",

@@ -15,7 +15,7 @@ from aquad.core.errors import Damaged, RestoreFailed
 from aquad.core.escape import escaped
 from aquad.stream.gzip import inflate
 from aquad.stream.tarball.header import ACL_KEYWORDS, acl_binary
-from aquad.stream.tarball.tree import Member, TreeWriter, checked
+from aquad.stream.tarball.tree import Member, TreeWriter, checked, components
 
 if TYPE_CHECKING:
     import threading
@@ -70,12 +70,10 @@ def extract(
     With an index every line is checked before the first byte is written, and each file's SHA-256 after.
     """
     indexed = reader.members(path) is not None
-    if indexed:
-        for _ in list_members(reader, path):
-            pass
+    stand_ins = _stand_ins(reader, path, only) if indexed else {}
     tree = TreeWriter(target)
     try:
-        chosen = (pair for pair in _pairs(reader, path, indexed=indexed) if only is None or only(pair[0].name))
+        chosen = _chosen(_pairs(reader, path, indexed=indexed), only, stand_ins)
         with ThreadPoolExecutor(workers, "inflate") as pool:
             facts = _Extraction(reader, path, tree, advance, cancel).run(chosen, pool if indexed else None)
         tree.finish()
@@ -86,6 +84,35 @@ def extract(
     finally:
         tree.close()
     return facts
+
+
+def _stand_ins(reader: Reader, path: str, only: Callable[[bytes], bool] | None) -> dict[bytes, tuple[bytes, ...]]:
+    """Read and check the whole index. Of files that are chosen by the name of a hard link alone: that name."""
+    names: dict[bytes, tuple[bytes, ...]] = {}
+    for member in list_members(reader, path):
+        if only is not None and member.type == "hardlink" and only(member.name):
+            first = b"/".join(components(member.link))
+            if not only(first):
+                names.setdefault(first, member.path)
+    return names
+
+
+def _chosen(
+    pairs: Iterator[tuple[Member, Iterator[bytes] | None]],
+    only: Callable[[bytes], bool] | None,
+    stand_ins: Mapping[bytes, tuple[bytes, ...]],
+) -> Iterator[tuple[Member, Iterator[bytes] | None]]:
+    for member, data in pairs:
+        if only is None:
+            yield member, data
+        elif member.name in stand_ins:
+            yield member._replace(path=stand_ins[member.name]), data
+        elif only(member.name):
+            other = stand_ins.get(b"/".join(components(member.link))) if member.type == "hardlink" else None
+            if other is None:
+                yield member, data
+            elif other != member.path:
+                yield member._replace(link=b"/".join(other)), data
 
 
 def _pairs(reader: Reader, path: str, *, indexed: bool) -> Iterator[tuple[Member, Iterator[bytes] | None]]:
