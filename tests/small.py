@@ -35,10 +35,11 @@ class FakeClock:
 class Words:
     """A source of one dump-like artifact of two parts, and one archive-like artifact with an index."""
 
-    def __init__(self, component="words", text=b"the quick brown fox\n" * 50, *, fails=False):
+    def __init__(self, component="words", text=b"the quick brown fox\n" * 50, *, fails=False, archive=True):
         self.component = component
         self.text = text
         self.fails = fails
+        self.archive = archive
 
     def size_bytes(self):
         return len(self.text)
@@ -54,6 +55,8 @@ class Words:
             yield Part("second", iter([b"end"]), dict)
 
         sink.add(f"{self.component}_{run.timestamp}.txt.gz", parts(), gzip=True)
+        if not self.archive:
+            return Taken("files", {})
         raw = sink.raw(f"volumes_{run.timestamp}/{self.component}.tar.gz", indexed=True)
         deflate = Deflate()
         stored = deflate.compress(self.text) + deflate.flush()

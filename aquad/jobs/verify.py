@@ -14,6 +14,7 @@ import stat
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from aquad.core.errors import Damaged, RepositoryWriteFailed
+from aquad.core.escape import escaped
 from aquad.repository.reader import BackupReader, check_file, file_chunks
 from aquad.stream.gzip import inflate
 
@@ -108,10 +109,13 @@ def _check_members(path: Path, artifact: ArtifactRecord, members: Any) -> None:
     """Every stretch of the archive belongs to one member, in order; the last is the tar's end of zero blocks."""
     position, total = 0, 0
     for member in members:
-        name = f"{artifact.path}, member {member['path']}"
-        _expect(name, "offset", member["offset"], position)
-        total += _check_member(path, name, member)
-        position += member["length"]
+        name = f"{artifact.path}, member {escaped(str(member.get('path')))}"
+        try:
+            _expect(name, "offset", member["offset"], position)
+            total += _check_member(path, name, member)
+            position += member["length"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise Damaged(f"verify {name}: its line in the index is not what aquad writes: {error!r}") from error
     end = b"".join(inflate(file_chunks(path, position, artifact.stored_bytes - position), artifact.path))
     if len(end) < 1024 or end.strip(b"\0"):
         raise Damaged(f"verify {artifact.path}: it does not end with two zero blocks")

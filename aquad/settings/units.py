@@ -92,7 +92,7 @@ def _path(value: object) -> Path:
 
 
 def _optional_path(value: object) -> Path | None:
-    return None if value in {"", None} else _path(value)
+    return None if value is None or value == "" else _path(value)
 
 
 def _relative(value: object) -> str:
