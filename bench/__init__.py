@@ -1,0 +1,1 @@
+"""Speed, as ratios against what users would run instead: `make bench`, or `python -m bench D1 V1`."""
