@@ -6,14 +6,12 @@ Every A is the whole `aquad run full` as a process: start, locks, journal, fsync
 import argparse
 import os
 import random
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,12 +21,33 @@ AQUAD = [sys.executable, "-m", "aquad"]
 
 
 class Pair(NamedTuple):
+    """`a` and `b` name what a round measures."""
+
     id: str
     title: str
     goal: float
     fail: float
-    a: Callable[[], float]
-    b: Callable[[], float]
+    a: str
+    b: str
+
+
+PAIRS = (
+    Pair("V1", "first volume backup / tar -czf", 0.08, 0.15, "aquad volume", "tar"),
+    Pair("V2", "first volume backup / (cat to /dev/null + write the output)", 2.0, 3.0, "aquad volume", "cat"),
+    Pair("V6", "size of the .tar.gz / tar -czf", 1.06, 1.10, "aquad volume size", "tar size"),
+    Pair("D1", "PostgreSQL dump / pg_dumpall piped to gzip", 0.25, 0.40, "aquad postgres", "pg_dumpall"),
+    Pair("D2", "PostgreSQL dump / pg_dump > /dev/null", 1.15, 1.40, "aquad postgres", "pg_dump"),
+    Pair("D3", "size of the .sql.gz / gzip -6", 1.15, 1.20, "aquad postgres size", "pg_dumpall size"),
+    Pair("C1", "aquad --help / python -c pass", 5, 7, "aquad --help", "python"),
+    Pair("C3", "peak memory of a run, MB", 100, 150, "aquad peak", "one"),
+)
+MEASURE = """
+import resource, subprocess, sys, time
+started = time.monotonic()
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""Seconds, and the peak memory in KiB of the largest process of the run."""
 
 
 class Arena:
@@ -45,12 +64,10 @@ class Arena:
             self._fill_database()
         self.settings.write_text(text)
         self._fill_volume()
-        self.stored = 0
-        self.peak_bytes = 0
 
     def _fill_database(self) -> None:
         self.server.psql("CREATE DATABASE bench")
-        rows = int(2_500_000 * self.scale)
+        rows = int(4_500_000 * self.scale)
         self.server.psql(
             f"CREATE TABLE orders AS SELECT i AS id, md5(i::text) AS token, 'customer ' || i % 9973 AS customer, (i * 37 % 100000) / 100.0 AS amount,"
             f" timestamptz '2024-01-01' + i * interval '7 s' AS at, jsonb_build_object('n', i, 'state', CASE i % 3 WHEN 0 THEN 'open' ELSE 'closed' END) AS doc"
@@ -75,21 +92,65 @@ class Arena:
                 " ".join(rng.choices(words, k=rng.randrange(100, 3000)))
             )
 
-    def aquad(self, component: str) -> float:
+    def aquad(self, component: str, pattern: str) -> tuple[float, int, float]:
+        """Take a first backup; return seconds, stored bytes, peak memory in MB."""
         shutil.rmtree(self.top / "backups", ignore_errors=True)
         subprocess.run([*AQUAD, "-c", self.settings, "init"], check=True, capture_output=True)
-        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        seconds = timed([*AQUAD, "-c", self.settings, "run", "full", "--component", component])
-        self.peak_bytes = max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * 1024
-        pattern = "postgres_backup*" if component == "postgres" else "volumes_*/*.tar.gz"
-        self.stored = sum(path.stat().st_size for path in (self.top / "backups").glob(pattern))
-        return seconds
+        self._cold()
+        command = [sys.executable, "-c", MEASURE, *AQUAD, "-c", self.settings, "run", "full", "--component", component]
+        seconds, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        stored = sum(path.stat().st_size for path in (self.top / "backups").glob(pattern))
+        return float(seconds), stored, int(peak) / 1000
 
     def shell(self, command: str) -> float:
+        self._cold()
         return timed(["bash", "-o", "pipefail", "-c", command])
 
-    def tool(self, name: str, arguments: str) -> str:
+    def tool(self, name: str, arguments: str = "") -> str:
         return f"PGPASSWORD=$(cat {self.server.password_file}) {self.server.bin}/{name} -h 127.0.0.1 -p {self.server.port} -U postgres {arguments}"
+
+    def _cold(self) -> None:
+        """Take the volume out of the page cache: a nightly backup does not find it there."""
+        os.sync()
+        for path in self.volume.rglob("*"):
+            if path.is_file():
+                fd = os.open(path, os.O_RDONLY)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(fd)
+
+    def volume_round(self) -> dict[str, float]:
+        out = self.top / "out"
+        seconds, stored, peak = self.aquad("v", "volumes_*/v.tar.gz")
+        cat = self.shell(
+            f"find {self.volume} -type f -print0 | xargs -0 cat > /dev/null; cat {self.top}/backups/volumes_*/v.tar.gz > {out}; sync {out}"
+        )
+        tar = self.shell(f"tar -czf {out} -C {self.volume} .")
+        return {
+            "aquad volume": seconds,
+            "aquad volume size": stored,
+            "aquad peak": peak,
+            "one": 1.0,
+            "cat": cat,
+            "tar": tar,
+            "tar size": out.stat().st_size,
+        }
+
+    def postgres_round(self) -> dict[str, float]:
+        out = self.top / "out"
+        seconds, stored, peak = self.aquad("postgres", "postgres_backup*")
+        dumpall = self.shell(f"{self.tool('pg_dumpall')} | gzip -6 > {out}")
+        return {
+            "aquad postgres": seconds,
+            "aquad postgres size": stored,
+            "aquad peak": peak,
+            "one": 1.0,
+            "pg_dumpall": dumpall,
+            "pg_dumpall size": out.stat().st_size,
+            "pg_dump": self.shell(f"{self.tool('pg_dump', '-d bench')} > /dev/null"),
+        }
+
+    def command_round(self) -> dict[str, float]:
+        return {"aquad --help": timed([*AQUAD, "--help"]), "python": timed([sys.executable, "-c", "pass"])}
 
     def close(self) -> None:
         if self.server:
@@ -102,128 +163,44 @@ def timed(command: list) -> float:
     return time.monotonic() - started
 
 
-def pairs(arena: Arena) -> list[Pair]:
-    out = arena.top / "out"
-
-    def size_of(command: str) -> Callable[[], float]:
-        def measure() -> float:
-            arena.shell(command)
-            return out.stat().st_size
-
-        return measure
-
-    def stored(component: str) -> Callable[[], float]:
-        def measure() -> float:
-            arena.aquad(component)
-            return arena.stored
-
-        return measure
-
-    def peak() -> float:
-        script = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-        shutil.rmtree(arena.top / "backups", ignore_errors=True)
-        subprocess.run([*AQUAD, "-c", arena.settings, "init"], check=True, capture_output=True)
-        command = [
-            sys.executable,
-            "-c",
-            script,
-            *AQUAD,
-            "-c",
-            str(arena.settings),
-            "run",
-            "full",
-            "--component",
-            "v",
-            *(["--component", "postgres"] if arena.server else []),
-        ]
-        return int(subprocess.run(command, check=True, capture_output=True).stdout) / 1000
-
-    tar = f"tar -czf {out} -C {arena.volume} ."
-    cat = f"find {arena.volume} -type f -print0 | xargs -0 cat > /dev/null; cat {arena.top}/backups/volumes_*/v.tar.gz > {out}; sync {out}"
-    all_pairs = [
-        Pair("V1", "first volume backup / tar -czf", 0.08, 0.15, lambda: arena.aquad("v"), lambda: arena.shell(tar)),
-        Pair(
-            "V2",
-            "first volume backup / (cat + write the output)",
-            2.0,
-            3.0,
-            lambda: arena.aquad("v"),
-            lambda: arena.shell(cat),
-        ),
-        Pair("V6", "size of the .tar.gz / tar -czf", 1.06, 1.10, stored("v"), size_of(tar)),
-        Pair(
-            "C1",
-            "aquad --help / python -c pass",
-            5,
-            7,
-            lambda: timed([*AQUAD, "--help"]),
-            lambda: timed([sys.executable, "-c", "pass"]),
-        ),
-        Pair("C3", "peak memory of a run in MB / 1", 100, 150, peak, lambda: 1.0),
-    ]
-    if arena.server:
-        dumpall, dump = arena.tool("pg_dumpall", ""), arena.tool("pg_dump", "-d bench")
-        all_pairs += [
-            Pair(
-                "D1",
-                "PostgreSQL dump / pg_dumpall | gzip",
-                0.25,
-                0.40,
-                lambda: arena.aquad("postgres"),
-                lambda: arena.shell(f"{dumpall} | gzip > {out}"),
-            ),
-            Pair(
-                "D2",
-                "PostgreSQL dump / pg_dump > /dev/null",
-                1.15,
-                1.40,
-                lambda: arena.aquad("postgres"),
-                lambda: arena.shell(f"{dump} > /dev/null"),
-            ),
-            Pair(
-                "D3",
-                "size of the .sql.gz / gzip -6",
-                1.15,
-                1.20,
-                stored("postgres"),
-                size_of(f"{dumpall} | gzip -6 > {out}"),
-            ),
-        ]
-    return all_pairs
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("ids", nargs="*", help="D1 D2 D3 V1 V2 V6 C1 C3; all without")
+    parser.add_argument("ids", nargs="*", help=" ".join(pair.id for pair in PAIRS) + "; all without")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="amount of data")
     arguments = parser.parse_args()
+    chosen = [pair for pair in PAIRS if not arguments.ids or pair.id in arguments.ids]
+    kinds = {pair.id[0] for pair in chosen}
     top = Path(tempfile.mkdtemp(prefix="aquad-bench-"))
-    arena = Arena(
-        top, arguments.scale, databases=not arguments.ids or any(one.startswith("D") for one in arguments.ids)
-    )
-    worst = 0
+    arena = Arena(top, arguments.scale, databases="D" in kinds)
+    rounds: list[dict[str, float]] = []
     try:
-        print(
-            "| id | A / B | median | min-max | goal | fail | A median | B median |\n|---|---|---|---|---|---|---|---|\n",
-            end="",
-        )
-        for pair in pairs(arena):
-            if arguments.ids and pair.id not in arguments.ids:
-                continue
-            rounds = [(pair.a(), pair.b()) for _ in range(arguments.rounds)]
-            ratios = [a / b for a, b in rounds]
-            median = statistics.median(ratios)
-            mark = "" if median <= pair.goal else " (past the goal)" if median <= pair.fail else " **FAIL**"
-            worst = max(worst, median > pair.fail)
-            a, b = (statistics.median(values) for values in zip(*rounds, strict=True))
-            print(
-                f"| {pair.id} | {pair.title} | {median:.3f}{mark} | {min(ratios):.3f}-{max(ratios):.3f} | {pair.goal} | {pair.fail} | {a:.2f} | {b:.2f} |",
-                flush=True,
-            )
+        for _ in range(arguments.rounds):
+            measured = arena.command_round()
+            for wanted, measure in (({"V", "C"}, arena.volume_round), ({"D"}, arena.postgres_round)):
+                if wanted & kinds:
+                    new = measure()
+                    measured |= {**new, "aquad peak": max(new["aquad peak"], measured.get("aquad peak", 0))}
+            rounds.append(measured)
     finally:
         arena.close()
         shutil.rmtree(top)
+    return report(chosen, rounds)
+
+
+def report(chosen: list[Pair], rounds: list[dict[str, float]]) -> int:
+    """Print the table; return 1 when a median is past its limit."""
+    print("| id | A / B | median | min-max | goal | fail | A median | B median |\n|---|---|---|---|---|---|---|---|")
+    worst = 0
+    for pair in chosen:
+        ratios = [measured[pair.a] / measured[pair.b] for measured in rounds]
+        median = statistics.median(ratios)
+        mark = "" if median <= pair.goal else " (past the goal)" if median <= pair.fail else " **FAIL**"
+        worst = max(worst, int(median > pair.fail))
+        a, b = (statistics.median(measured[name] for measured in rounds) for name in (pair.a, pair.b))
+        print(
+            f"| {pair.id} | {pair.title} | {median:.3f}{mark} | {min(ratios):.3f}-{max(ratios):.3f} | {pair.goal} | {pair.fail} | {a:.2f} | {b:.2f} |"
+        )
     return worst
 
 
