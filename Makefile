@@ -27,7 +27,7 @@ check: $(READY)
 	$(BIN)/python -m pytest -q tests/test_house.py
 
 faults: $(READY)
-	AQUAD_FAULTS=all $(BIN)/python -m pytest -n 2 tests/faults
+	$(BIN)/python -m pytest -n 2 tests/faults
 
 bench: $(READY)
 	$(BIN)/python -m bench

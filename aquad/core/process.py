@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 PIPE_BYTES = 1 << 20
+PIPE_FILLS_SECONDS = 0.001
+"""Wait so long after a small read: few big reads cost far less than many small ones, and the pipe holds 1 MiB."""
 STDERR_KEPT_BYTES = 8 << 10
 TERMINATION_GRACE_SECONDS = 5.0
 
@@ -168,6 +170,8 @@ class Child:
                 else:
                     last_byte_at = time.monotonic()
                     yield block
+                    if stdin is None and len(block) < PIPE_BYTES // 8:
+                        time.sleep(PIPE_FILLS_SECONDS)
             self._watch(last_byte_at)
 
 

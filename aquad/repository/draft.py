@@ -6,7 +6,8 @@ import fcntl
 import hashlib
 import json
 import os
-from functools import partial
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from aquad.core.errors import RepositoryRefused, RepositoryWriteFailed
@@ -17,16 +18,20 @@ from aquad.stream.gzip import Deflate
 from aquad.stream.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from aquad.stream.artifact import Facts, Part
 
 BUFFER_BYTES = 1 << 20
+BUFFERS_UNDER_WAY = 4
 
 
 class HashedFile:
-    """A new file that is hashed while it is written; `seal` makes it durable."""
+    """A new file, hashed and written in a thread of its own, behind its writer; `seal` makes it durable.
+
+    `write` raises what an earlier write met, `seal` at the latest.
+    """
 
     def __init__(self, directory: Path, path: str) -> None:
         self.path = path
@@ -34,39 +39,43 @@ class HashedFile:
         _make_parents(directory, self._where.parent)
         self._fd = files.create(self._where)
         self._digest = hashlib.sha256()
-        self._buffer = bytearray()
+        self._storing = ThreadPoolExecutor(1, "store")
+        self._under_way: deque[Future[None]] = deque()
+        self._buffer: list[bytes] = []
+        self._buffered_bytes = 0
         self.stored_bytes = 0
 
     def write(self, stored: bytes) -> None:
         self.stored_bytes += len(stored)
-        if len(stored) < BUFFER_BYTES:
-            self._buffer += stored
-            if len(self._buffer) < BUFFER_BYTES:
-                return
-            stored = b""
-        self._flush()
-        if stored:
-            self._store(stored)
+        self._buffered_bytes += len(stored)
+        self._buffer.append(stored)
+        if self._buffered_bytes >= BUFFER_BYTES:
+            self._flush(BUFFERS_UNDER_WAY)
 
     def seal(self) -> FileRecord:
-        """Write what is buffered, fsync, close."""
-        self._flush()
+        """Write what is under way, fsync, close."""
+        self._flush(0)
+        self._storing.shutdown()
         files.sync(self._fd, self._where)
         fd, self._fd = self._fd, -1
         files.close(fd, self._where)
         return FileRecord(path=self.path, stored_bytes=self.stored_bytes, stored_sha256=self._digest.hexdigest())
 
     def abandon(self) -> None:
+        self._storing.shutdown(cancel_futures=True)  # before the descriptor goes: its number may soon be another file's
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
 
-    def _flush(self) -> None:
+    def _flush(self, left: int) -> None:
         if self._buffer:
-            self._store(bytes(self._buffer))
-            self._buffer.clear()
+            self._under_way.append(self._storing.submit(self._store, self._buffer))
+            self._buffer, self._buffered_bytes = [], 0
+        while len(self._under_way) > left:
+            self._under_way.popleft().result()
 
-    def _store(self, stored: bytes) -> None:
+    def _store(self, buffer: list[bytes]) -> None:
+        stored = buffer[0] if len(buffer) == 1 else b"".join(buffer)
         self._digest.update(stored)
         files.write(self._fd, stored, self._where)
 
@@ -139,8 +148,7 @@ class DraftSink:
                 deflate = Deflate() if gzip else None
                 for chunk in part.chunks:
                     plain_bytes += len(chunk)
-                    plain_digest.update(chunk)
-                    pipeline.push(partial(deflate.compress, chunk) if deflate else partial(bytes, chunk))
+                    pipeline.push(_transformed(chunk, plain_digest, deflate))
                 if deflate:
                     pipeline.push(deflate.flush)
                 pipeline.drain()
@@ -221,6 +229,14 @@ class Draft:
     def sync_directories(self) -> None:
         for directory, _, _ in os.walk(self.path):
             files.sync_directory(self.path / directory)
+
+
+def _transformed(chunk: bytes, plain_digest: Any, deflate: Deflate | None) -> Callable[[], bytes]:
+    def transform() -> bytes:
+        plain_digest.update(chunk)
+        return deflate.compress(chunk) if deflate else chunk
+
+    return transform
 
 
 def _make_parents(below: Path, directory: Path) -> None:

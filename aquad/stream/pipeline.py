@@ -1,7 +1,7 @@
-"""Compress and store while the caller reads: three threads, a bounded number of chunks between them.
+"""Compress behind the caller: it reads in its own thread (children must be started there), one thread deflates.
 
-The caller's thread reads (children must be started there), one thread deflates, one hashes and writes. The heavy calls
-release the interpreter's lock, so that the whole runs at the speed of its slowest stage.
+The file that takes the result hashes and writes in a thread of its own. The heavy calls release the interpreter's lock, so
+that the whole runs at the speed of its slowest stage. The number of chunks under way is bounded.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ CHUNKS_UNDER_WAY = 8
 
 
 class Pipeline:
-    """Use it as a context manager. `push` raises what an earlier stage raised; leaving the block ends the threads."""
+    """Use it as a context manager. `push` raises what an earlier chunk met; leaving the block ends the thread."""
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
         self._write = write
         self._deflating = ThreadPoolExecutor(1, "deflate")
-        self._storing = ThreadPoolExecutor(1, "store")
         self._under_way: deque[Future[None]] = deque()
 
     def __enter__(self) -> Self:
@@ -30,16 +29,14 @@ class Pipeline:
 
     def __exit__(self, *_: object) -> None:
         self._deflating.shutdown(cancel_futures=True)
-        self._storing.shutdown(cancel_futures=True)
 
     def push(self, transform: Callable[[], bytes]) -> None:
-        """Queue one chunk: `transform` runs in the deflating thread, its result is written in order."""
-        stored = self._deflating.submit(transform)
-        self._under_way.append(self._storing.submit(lambda: self._write(stored.result())))
+        """Queue one chunk: `transform`, then `write` of its result, run in the deflating thread, in order."""
+        self._under_way.append(self._deflating.submit(lambda: self._write(transform())))
         if len(self._under_way) > CHUNKS_UNDER_WAY:
             self._under_way.popleft().result()
 
     def drain(self) -> None:
-        """Wait until all that was pushed is written."""
+        """Wait until all that was pushed was handed to `write`."""
         while self._under_way:
             self._under_way.popleft().result()

@@ -71,7 +71,9 @@ class RowCounter:
 
     def _inside(self, text: bytes, position: int) -> tuple[int, bool]:
         """`position` is at the newline before the rows that are not counted yet."""
-        end = text.find(END, position)
+        # A block ends with a backslash, and most rows have none: looking for one byte is ten times faster than for four.
+        backslash = text.find(b"\\", position)
+        end = text.find(END, max(position, backslash - 1)) if backslash >= 0 else -1
         if end < 0:
             last = max(position, len(text) - len(END) + 1)
             newline = text.rfind(b"\n", position, last + 1)

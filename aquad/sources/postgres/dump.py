@@ -185,8 +185,15 @@ class _Texts:
         self._job = job
         self._scratch = scratch
         self._archives: dict[str, Path] = {}
+        self._about: dict[str, tuple[bytes, bytes]] = {}
+        self._globals: list[bytes] = []
 
     def globals(self) -> Iterator[bytes]:
+        if not self._globals:
+            self._globals = list(self._dump_globals())
+        yield from self._globals
+
+    def _dump_globals(self) -> Iterator[bytes]:
         login = self._job.login
         with self._job.child(
             "pg_dumpall", "--globals-only", "--no-password", f"--dbname={server.conninfo(login, 'postgres')}"
@@ -195,6 +202,11 @@ class _Texts:
 
     def create_and_properties(self, database: str) -> tuple[bytes, bytes]:
         """Both end where the text connects to somewhere else: `create` in `postgres`, `properties` in the database itself."""
+        if database not in self._about:
+            self._about[database] = self._dump_about(database)
+        return self._about[database]
+
+    def _dump_about(self, database: str) -> tuple[bytes, bytes]:
         archive = self._archive(database)
         listing = self._restored("--list", str(archive)).decode("utf-8", "surrogateescape")
         chosen = self._scratch / "list"

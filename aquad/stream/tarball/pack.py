@@ -1,4 +1,4 @@
-"""Writing the archive: two threads read and deflate, the caller's thread keeps the order and writes.
+"""Writing the archive: two threads read and deflate, one hashes big files, the caller's thread keeps the order.
 
 A file that changes under the reader never breaks the archive: what shrank is read again, and padded and named if it goes
 on shrinking; what grew is stored at its first size; what changed is named.
@@ -12,6 +12,7 @@ import os
 import stat
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aquad.core.errors import SourceFailed
@@ -23,9 +24,11 @@ from aquad.stream.tarball.content import (
     changed_since,
     data_segments,
     deflated,
+    made,
     open_file,
     pieces_of,
     small_file,
+    whole,
     xattrs_of,
     xattrs_of_fd,
 )
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
 NAMED = 100
 """So many changed or skipped paths are named; the rest is counted."""
 PATH_MAX = 4096
+BATCH_BYTES = 1 << 20
+BATCH_MEMBERS = 32
+"""Small members go to a worker together: one at a time, handing them over would cost more than the work."""
 
 
 class TreeFacts(NamedTuple):
@@ -61,8 +67,8 @@ def write_tree(
     roots: Sequence[Root], out: RawFile, *, advance: Callable[[int], None], cancel: threading.Event, workers: int = 2
 ) -> TreeFacts:
     """Write all members and the end of the archive; `out.finish` is the caller's. Raises SourceFailed: nothing is skipped."""
-    with ThreadPoolExecutor(workers, "deflate") as pool:
-        return _Packer(out, pool, advance, cancel, 2 * workers + 2).run(roots)
+    with ThreadPoolExecutor(workers, "deflate") as pool, ThreadPoolExecutor(1, "hash") as hasher:
+        return _Packer(out, pool, hasher, advance, cancel, 2 * workers).run(roots)
 
 
 class _Packer:
@@ -70,16 +76,20 @@ class _Packer:
         self,
         out: RawFile,
         pool: ThreadPoolExecutor,
+        hasher: ThreadPoolExecutor,
         advance: Callable[[int], None],
         cancel: threading.Event,
         depth: int,
     ) -> None:
         self._out = out
         self._pool = pool
+        self._hasher = hasher
         self._advance = advance
         self._cancel = cancel
         self._depth = depth
-        self._waiting: deque[tuple[dict[str, Any], Future[Content]]] = deque()
+        self._batch: list[tuple[dict[str, Any], Callable[[], Content]]] = []
+        self._batch_bytes = 0
+        self._waiting: deque[tuple[list[dict[str, Any]], Future[list[Content]]]] = deque()
         self._links: dict[tuple[int, int], bytes] = {}
         self._changed: list[str] = []
         self._skipped: list[str] = []
@@ -94,7 +104,7 @@ class _Packer:
                 if self._cancel.is_set():
                     raise SourceFailed(f"archive {escaped(root.name)}: cancelled")
                 self._add(entry)
-        self._drain(0)
+        self._flush(0)
         self._out.write(deflated([bytes(2 * BLOCK)]))
         self._tar_bytes += 2 * BLOCK
         return TreeFacts(
@@ -126,7 +136,7 @@ class _Packer:
             if not self._add_file(entry, member) and self._links.get(identity) == entry.path:
                 del self._links[identity]
             return
-        xattrs, link = xattrs_of(entry), None
+        xattrs, link = xattrs_of(entry), b""
         if stat.S_ISLNK(status.st_mode):
             link = os.fsencode(os.readlink(entry.leaf, dir_fd=entry.directory))
             member |= named("link", link)
@@ -159,7 +169,7 @@ class _Packer:
         self._files += 1
         self._plain_bytes += status.st_size
         if size <= CHUNK_BYTES:
-            self._queue(member, self._pool.submit(small_file, fd, status, head, segments or [(0, status.st_size)]))
+            self._queue(member, partial(small_file, fd, status, head, segments or [(0, status.st_size)]), size)
         else:
             self._add_big_file(member, fd, status, head, segments or [(0, status.st_size)])
         return True
@@ -167,8 +177,9 @@ class _Packer:
     def _add_big_file(
         self, member: dict[str, Any], fd: int, status: os.stat_result, head: bytes, segments: Sequence[tuple[int, int]]
     ) -> None:
-        self._drain(0)
+        self._flush(0)
         content, stored, offset, shrunk = hashlib.sha256(), hashlib.sha256(), self._out.tell(), False
+        hashing: deque[Future[None]] = deque()
         chunks: list[list[int]] = []
         pieces = pieces_of(segments)
         waiting: deque[Future[Content]] = deque()
@@ -181,13 +192,17 @@ class _Packer:
                 waiting.append(self._pool.submit(big_chunk, fd, piece, head if number == 0 else b"", tail))
                 while len(waiting) > self._depth or (waiting and done == total):
                     chunk = waiting.popleft().result()
-                    content.update(chunk.data or b"")
-                    stored.update(chunk.stored)
+                    hashing.append(self._hasher.submit(_hash, content, chunk.blocks))
+                    hashing.append(self._hasher.submit(stored.update, chunk.stored))
+                    while len(hashing) > self._depth:
+                        hashing.popleft().result()
                     chunks.append([self._out.tell(), len(chunk.stored), chunk.plain_bytes])
                     self._out.write(chunk.stored)
                     self._advance(chunk.plain_bytes)
                     shrunk = shrunk or bool(chunk.note)
             note = "shrunk" if shrunk else changed_since(fd, status)
+            for future in hashing:
+                future.result()
         finally:
             for late in waiting:
                 late.cancel()
@@ -196,21 +211,28 @@ class _Packer:
 
     def _queue_plain(self, member: dict[str, Any], head: bytes) -> None:
         member["header_bytes"] = len(head)
-        self._queue(member, self._pool.submit(lambda: Content(deflated([head]), len(head), None, "", "")))
+        self._queue(member, partial(whole, [head]), len(head))
 
-    def _queue(self, member: dict[str, Any], content: Future[Content]) -> None:
-        self._waiting.append((member, content))
-        self._drain(self._depth)
+    def _queue(self, member: dict[str, Any], make: Callable[[], Content], size: int) -> None:
+        self._batch.append((member, make))
+        self._batch_bytes += size
+        if self._batch_bytes >= BATCH_BYTES or len(self._batch) >= BATCH_MEMBERS:
+            self._flush(self._depth)
 
-    def _drain(self, left: int) -> None:
+    def _flush(self, left: int) -> None:
+        """Hand the batch to a worker, and write finished ones until no more than `left` are under way."""
+        if self._batch:
+            members, makes = [member for member, _ in self._batch], [make for _, make in self._batch]
+            self._batch, self._batch_bytes = [], 0
+            self._waiting.append((members, self._pool.submit(made, makes)))
         while len(self._waiting) > left:
-            member, future = self._waiting.popleft()
-            made = future.result()
-            offset = self._out.tell()
-            self._out.write(made.stored)
-            self._advance(made.plain_bytes)
-            chunks = [[offset, len(made.stored), made.plain_bytes]]
-            self._finish(member, offset, chunks, made.sha256, hashlib.sha256(made.stored).hexdigest(), made.note)
+            members, future = self._waiting.popleft()
+            for member, content in zip(members, future.result(), strict=True):
+                offset = self._out.tell()
+                self._out.write(content.stored)
+                self._advance(content.plain_bytes)
+                chunks = [[offset, len(content.stored), content.plain_bytes]]
+                self._finish(member, offset, chunks, content.sha256, content.stored_sha256, content.note)
 
     def _finish(
         self, member: dict[str, Any], offset: int, chunks: list[list[int]], sha256: str, stored_sha256: str, note: str
@@ -246,3 +268,8 @@ class _Packer:
         self._skipped_count += 1
         if len(self._skipped) < NAMED:
             self._skipped.append(f"{escaped(path)}: {why}")
+
+
+def _hash(digest: Any, blocks: Sequence[bytes]) -> None:
+    for block in blocks:
+        digest.update(block)
