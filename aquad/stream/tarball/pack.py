@@ -7,6 +7,7 @@ on shrinking; what grew is stored at its first size; what changed is named.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 import stat
@@ -67,29 +68,36 @@ def write_tree(
     roots: Sequence[Root], out: RawFile, *, advance: Callable[[int], None], cancel: threading.Event, workers: int = 2
 ) -> TreeFacts:
     """Write all members and the end of the archive; `out.finish` is the caller's. Raises SourceFailed: nothing is skipped."""
-    with ThreadPoolExecutor(workers, "deflate") as pool, ThreadPoolExecutor(1, "hash") as hasher:
-        return _Packer(out, pool, hasher, advance, cancel, 2 * workers).run(roots)
+    with contextlib.closing(_Packer(out, advance, cancel, workers)) as packer:
+        return packer.run(roots)
+
+
+class _BigFile:
+    """A file of many chunks, until its last one is written."""
+
+    def __init__(self, member: dict[str, Any], fd: int, status: os.stat_result) -> None:
+        self.member = member
+        self.fd = fd
+        self.status = status
+        self.content, self.stored = hashlib.sha256(), hashlib.sha256()
+        self.hashing: deque[Future[None]] = deque()
+        self.chunks: list[list[int]] = []
+        self.shrunk = False
 
 
 class _Packer:
-    def __init__(
-        self,
-        out: RawFile,
-        pool: ThreadPoolExecutor,
-        hasher: ThreadPoolExecutor,
-        advance: Callable[[int], None],
-        cancel: threading.Event,
-        depth: int,
-    ) -> None:
+    def __init__(self, out: RawFile, advance: Callable[[int], None], cancel: threading.Event, workers: int) -> None:
         self._out = out
-        self._pool = pool
-        self._hasher = hasher
+        self._pool = ThreadPoolExecutor(workers, "deflate")
+        self._hasher = ThreadPoolExecutor(1, "hash")
         self._advance = advance
         self._cancel = cancel
-        self._depth = depth
+        self._depth = 3 * workers
         self._batch: list[tuple[dict[str, Any], Callable[[], Content]]] = []
         self._batch_bytes = 0
-        self._waiting: deque[tuple[list[dict[str, Any]], Future[list[Content]]]] = deque()
+        self._waiting: deque[tuple[Future[Any], Callable[[Any], None]]] = deque()
+        """What the workers make, in the archive's order, and who writes it."""
+        self._big_fds: set[int] = set()
         self._links: dict[tuple[int, int], bytes] = {}
         self._changed: list[str] = []
         self._skipped: list[str] = []
@@ -101,10 +109,10 @@ class _Packer:
         walk = Walk(self._skip, lambda path: self._note(path, "vanished"))
         for root in roots:
             for entry in walk.entries(root):
-                if self._cancel.is_set():
-                    raise SourceFailed(f"archive {escaped(root.name)}: cancelled")
+                self._stop_if_cancelled(entry.path)
                 self._add(entry)
-        self._flush(0)
+        self._flush()
+        self._settle(0)
         self._out.write(deflated([bytes(2 * BLOCK)]))
         self._tar_bytes += 2 * BLOCK
         return TreeFacts(
@@ -119,6 +127,15 @@ class _Packer:
             self._skipped_count,
             self._long,
         )
+
+    def close(self) -> None:
+        """End the workers. Each closes the small files it was handed; big ones are closed when nobody reads them any more."""
+        if self._batch:
+            self._pool.submit(made, [make for _, make in self._batch])
+        self._pool.shutdown()
+        self._hasher.shutdown()
+        for fd in self._big_fds:
+            os.close(fd)
 
     def _add(self, entry: Entry) -> None:
         status = entry.status
@@ -152,6 +169,7 @@ class _Packer:
             return False
         except OSError as error:
             raise unreadable(entry.path, error) from error
+        os.posix_fadvise(fd, 0, CHUNK_BYTES, os.POSIX_FADV_WILLNEED)  # so that the disk is ahead of the workers
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_ino != entry.status.st_ino:
             self._note(entry.path, "replaced while it was read")
@@ -177,37 +195,36 @@ class _Packer:
     def _add_big_file(
         self, member: dict[str, Any], fd: int, status: os.stat_result, head: bytes, segments: Sequence[tuple[int, int]]
     ) -> None:
-        self._flush(0)
-        content, stored, offset, shrunk = hashlib.sha256(), hashlib.sha256(), self._out.tell(), False
-        hashing: deque[Future[None]] = deque()
-        chunks: list[list[int]] = []
-        pieces = pieces_of(segments)
-        waiting: deque[Future[Content]] = deque()
-        try:
-            total = sum(length for _, length in segments)
-            done = 0
-            for number, piece in enumerate(pieces):
-                done += sum(length for _, length in piece)
-                tail = bytes(-total % BLOCK) if done == total else b""
-                waiting.append(self._pool.submit(big_chunk, fd, piece, head if number == 0 else b"", tail))
-                while len(waiting) > self._depth or (waiting and done == total):
-                    chunk = waiting.popleft().result()
-                    hashing.append(self._hasher.submit(_hash, content, chunk.blocks))
-                    hashing.append(self._hasher.submit(stored.update, chunk.stored))
-                    while len(hashing) > self._depth:
-                        hashing.popleft().result()
-                    chunks.append([self._out.tell(), len(chunk.stored), chunk.plain_bytes])
-                    self._out.write(chunk.stored)
-                    self._advance(chunk.plain_bytes)
-                    shrunk = shrunk or bool(chunk.note)
-            note = "shrunk" if shrunk else changed_since(fd, status)
-            for future in hashing:
+        self._flush()
+        big = _BigFile(member, fd, status)
+        self._big_fds.add(fd)
+        total = left = sum(length for _, length in segments)
+        for piece in pieces_of(segments):
+            self._stop_if_cancelled(member["path"].encode())
+            left -= sum(length for _, length in piece)
+            tail = b"" if left else bytes(-total % BLOCK)
+            future = self._pool.submit(big_chunk, fd, piece, head, tail)
+            self._waiting.append((future, partial(self._take_chunk, big, last=not left)))
+            self._settle(self._depth)
+            head = b""
+
+    def _take_chunk(self, big: _BigFile, chunk: Content, *, last: bool) -> None:
+        big.hashing.append(self._hasher.submit(_hash, big.content, chunk.blocks))
+        big.hashing.append(self._hasher.submit(big.stored.update, chunk.stored))
+        while len(big.hashing) > self._depth:
+            big.hashing.popleft().result()
+        big.chunks.append([self._out.tell(), len(chunk.stored), chunk.plain_bytes])
+        self._out.write(chunk.stored)
+        self._advance(chunk.plain_bytes)
+        big.shrunk = big.shrunk or bool(chunk.note)
+        if last:
+            note = "shrunk" if big.shrunk else changed_since(big.fd, big.status)
+            self._big_fds.remove(big.fd)
+            os.close(big.fd)
+            for future in big.hashing:
                 future.result()
-        finally:
-            for late in waiting:
-                late.cancel()
-            self._pool.submit(os.close, fd)
-        self._finish(member, offset, chunks, content.hexdigest(), stored.hexdigest(), note)
+            offset = big.chunks[0][0]
+            self._finish(big.member, offset, big.chunks, big.content.hexdigest(), big.stored.hexdigest(), note)
 
     def _queue_plain(self, member: dict[str, Any], head: bytes) -> None:
         member["header_bytes"] = len(head)
@@ -217,22 +234,33 @@ class _Packer:
         self._batch.append((member, make))
         self._batch_bytes += size
         if self._batch_bytes >= BATCH_BYTES or len(self._batch) >= BATCH_MEMBERS:
-            self._flush(self._depth)
+            self._flush()
+            self._settle(self._depth)
 
-    def _flush(self, left: int) -> None:
-        """Hand the batch to a worker, and write finished ones until no more than `left` are under way."""
+    def _flush(self) -> None:
+        """Hand the batch of small members to a worker."""
         if self._batch:
             members, makes = [member for member, _ in self._batch], [make for _, make in self._batch]
             self._batch, self._batch_bytes = [], 0
-            self._waiting.append((members, self._pool.submit(made, makes)))
+            self._waiting.append((self._pool.submit(made, makes), partial(self._take_batch, members)))
+
+    def _take_batch(self, members: Sequence[dict[str, Any]], contents: Sequence[Content]) -> None:
+        for member, content in zip(members, contents, strict=True):
+            offset = self._out.tell()
+            self._out.write(content.stored)
+            self._advance(content.plain_bytes)
+            chunks = [[offset, len(content.stored), content.plain_bytes]]
+            self._finish(member, offset, chunks, content.sha256, content.stored_sha256, content.note)
+
+    def _settle(self, left: int) -> None:
+        """Write what is made, until no more than `left` are under way."""
         while len(self._waiting) > left:
-            members, future = self._waiting.popleft()
-            for member, content in zip(members, future.result(), strict=True):
-                offset = self._out.tell()
-                self._out.write(content.stored)
-                self._advance(content.plain_bytes)
-                chunks = [[offset, len(content.stored), content.plain_bytes]]
-                self._finish(member, offset, chunks, content.sha256, content.stored_sha256, content.note)
+            future, take = self._waiting.popleft()
+            take(future.result())
+
+    def _stop_if_cancelled(self, path: bytes) -> None:
+        if self._cancel.is_set():
+            raise SourceFailed(f"archive {escaped(path)}: cancelled")
 
     def _finish(
         self, member: dict[str, Any], offset: int, chunks: list[list[int]], sha256: str, stored_sha256: str, note: str

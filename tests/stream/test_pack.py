@@ -1,0 +1,72 @@
+"""The packer's own order and descriptors; what it writes is read back in test_tarball."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aquad.core.errors import SourceFailed
+from aquad.stream.tarball.content import CHUNK_BYTES
+from aquad.stream.tarball.pack import write_tree
+from aquad.stream.tarball.scan import Root
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+class Recorder:
+    """A RawFile that keeps the index alone."""
+
+    def __init__(self) -> None:
+        self.lines: list[Mapping[str, Any]] = []
+        self._stored_bytes = 0
+
+    def write(self, stored: bytes) -> None:
+        self._stored_bytes += len(stored)
+
+    def tell(self) -> int:
+        return self._stored_bytes
+
+    def record(self, member: Mapping[str, Any]) -> None:
+        self.lines.append(member)
+
+    def finish(self, *, plain_bytes: int, facts: dict[str, Any]) -> None: ...
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    for number in range(8):
+        (tmp_path / f"{number}-big").write_bytes(os.urandom(3 * CHUNK_BYTES + number))
+        for small in range(5):
+            (tmp_path / f"{number}-small-{small}").write_bytes(os.urandom(1000))
+    return tmp_path
+
+
+def test_big_and_small_members_lie_in_the_order_of_their_names_without_gaps(volume: Path) -> None:
+    out = Recorder()
+    write_tree([Root(volume, b".")], out, advance=lambda _count: None, cancel=threading.Event())
+    assert [line["path"] for line in out.lines] == [".", *sorted(f"./{name}" for name in os.listdir(volume))]
+    end = 0
+    for line in out.lines:
+        assert line["offset"] == end
+        assert sum(length for _, length, _ in line["chunks"]) == line["length"]
+        end += line["length"]
+
+
+@pytest.mark.parametrize("stop_after", [1, 7, 20])
+def test_a_cancelled_archive_leaves_no_file_open(volume: Path, stop_after: int) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    cancel, seen = threading.Event(), []
+
+    def advance(count: int) -> None:
+        seen.append(count)
+        if len(seen) == stop_after:
+            cancel.set()
+
+    with pytest.raises(SourceFailed, match="cancelled"):
+        write_tree([Root(volume, b".")], Recorder(), advance=advance, cancel=cancel)
+    assert len(os.listdir("/proc/self/fd")) == before
