@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aquad.core.errors import SourceFailed
-from aquad.stream.tarball.content import CHUNK_BYTES
+from aquad.stream.tarball import pack
+from aquad.stream.tarball.content import CHUNK_BYTES, open_file
 from aquad.stream.tarball.pack import write_tree
 from aquad.stream.tarball.scan import Root
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from aquad.stream.tarball.scan import Entry
 
 
 class Recorder:
@@ -69,4 +72,22 @@ def test_a_cancelled_archive_leaves_no_file_open(volume: Path, stop_after: int) 
 
     with pytest.raises(SourceFailed, match="cancelled"):
         write_tree([Root(volume, b".")], Recorder(), advance=advance, cancel=cancel)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_F12_a_file_that_becomes_a_fifo_before_it_is_opened_is_named_and_left_out(
+    volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replaced_first(entry: Entry) -> int:
+        if entry.leaf == "3-small-1":
+            (volume / entry.leaf).unlink()
+            os.mkfifo(volume / entry.leaf)
+        return open_file(entry)
+
+    monkeypatch.setattr(pack, "open_file", replaced_first)
+    before = len(os.listdir("/proc/self/fd"))
+    out = Recorder()
+    facts = write_tree([Root(volume, b".")], out, advance=lambda _count: None, cancel=threading.Event())
+    assert facts.changed == ["./3-small-1: replaced while it was read"]
+    assert "./3-small-1" not in {line["path"] for line in out.lines}
     assert len(os.listdir("/proc/self/fd")) == before

@@ -169,13 +169,13 @@ class _Packer:
             return False
         except OSError as error:
             raise unreadable(entry.path, error) from error
-        os.posix_fadvise(fd, 0, CHUNK_BYTES, os.POSIX_FADV_WILLNEED)  # so that the disk is ahead of the workers
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_ino != entry.status.st_ino:
             self._note(entry.path, "replaced while it was read")
             if not stat.S_ISREG(status.st_mode):
                 os.close(fd)
                 return False
+        os.posix_fadvise(fd, 0, CHUNK_BYTES, os.POSIX_FADV_WILLNEED)  # so that the disk is ahead of the workers
         xattrs = xattrs_of_fd(fd)
         segments = data_segments(fd, status) if status.st_blocks * 512 < status.st_size else None
         size = sum(length for _, length in segments) if segments is not None else status.st_size
