@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -112,6 +113,7 @@ def main() -> None:
     except BrokenPipeError:
         code = 1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+    gc.freeze()  # what lives at the end of the process is not worth a collection
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -8,10 +8,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
-from rich.table import Table
-from rich.text import Text
 
 from aquad.core.clock import to_text
 from aquad.core.errors import ConfirmationNeeded
@@ -22,7 +18,7 @@ if TYPE_CHECKING:
     from datetime import tzinfo
     from types import TracebackType
 
-    from rich.progress import TaskID
+    from rich.progress import Progress, TaskID
 
 SCHEMA_VERSION = 1
 
@@ -37,6 +33,10 @@ def _plain(value: object) -> str:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table; every cell is escaped, for names come from the data."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         grid.add_column(column, justify="right" if column in {"size", "age", "stored"} else "left", overflow="fold")
@@ -87,6 +87,10 @@ class Bars:
         self._stage = ""
         self._done = self._said = 0
         if wanted and not as_json and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+            from rich.progress import Progress as RichProgress
+
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -94,7 +98,7 @@ class Bars:
                 TransferSpeedColumn(),
                 TimeElapsedColumn(),
             )
-            self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bars = RichProgress(*columns, console=Console(stderr=True), transient=True)
 
     def __enter__(self) -> Self:
         if self._bars:

@@ -10,9 +10,10 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from aquad.core.errors import RepositoryRefused, RepositoryWriteFailed
+from aquad.core.errors import Damaged, RepositoryRefused, RepositoryWriteFailed
 from aquad.repository import layout
 from aquad.repository.manifest import ArtifactRecord, FileRecord, PartRecord
+from aquad.repository.reader import file_chunks, forget
 from aquad.storage import files
 from aquad.stream.gzip import Deflate
 from aquad.stream.pipeline import Pipeline
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 
     from aquad.stream.artifact import Facts, Part
 
-BUFFER_BYTES = 1 << 20
-BUFFERS_UNDER_WAY = 4
+BUFFER_BYTES = 512 << 10
+BUFFERS_UNDER_WAY = 8
+SYNC_BYTES = 32 << 20
+"""A long file goes to the disk, and is read back from there, as it is written: little is left to wait for at its end."""
 
 
 class HashedFile:
-    """A new file, hashed and written in a thread of its own, behind its writer; `seal` makes it durable.
+    """A new file, hashed and written in a thread of its own, behind its writer; `seal` makes it durable, and proves it.
 
     `write` raises what an earlier write met, `seal` at the latest.
     """
@@ -41,8 +44,9 @@ class HashedFile:
         self._digest = hashlib.sha256()
         self._storing = ThreadPoolExecutor(1, "store")
         self._under_way: deque[Future[None]] = deque()
+        self._read_back = ReadBack(self._where)
         self._buffer: list[bytes] = []
-        self._buffered_bytes = 0
+        self._buffered_bytes = self._unsynced_bytes = 0
         self.stored_bytes = 0
 
     def write(self, stored: bytes) -> None:
@@ -53,16 +57,18 @@ class HashedFile:
             self._flush(BUFFERS_UNDER_WAY)
 
     def seal(self) -> FileRecord:
-        """Write what is under way, fsync, close."""
+        """Write what is under way, fsync, read back from the disk and compare, close. Raises Damaged."""
         self._flush(0)
         self._storing.shutdown()
-        files.sync(self._fd, self._where)
+        self._sync()
         fd, self._fd = self._fd, -1
         files.close(fd, self._where)
+        self._read_back.compare(self._digest.hexdigest())
         return FileRecord(path=self.path, stored_bytes=self.stored_bytes, stored_sha256=self._digest.hexdigest())
 
     def abandon(self) -> None:
         self._storing.shutdown(cancel_futures=True)  # before the descriptor goes: its number may soon be another file's
+        self._read_back.close()
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
@@ -78,6 +84,49 @@ class HashedFile:
         stored = buffer[0] if len(buffer) == 1 else b"".join(buffer)
         self._digest.update(stored)
         files.write(self._fd, stored, self._where)
+        self._unsynced_bytes += len(stored)
+        if self._unsynced_bytes >= SYNC_BYTES:
+            self._sync()
+
+    def _sync(self) -> None:
+        files.sync(self._fd, self._where)
+        self._read_back.follow(self._unsynced_bytes)
+        self._unsynced_bytes = 0
+
+
+class ReadBack:
+    """Reads a file from the disk, in a thread of its own, as far as it was synced: what memory still holds proves nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reading = ThreadPoolExecutor(1, "read back")
+        self._under_way: list[Future[None]] = []
+        self._digest = hashlib.sha256()
+        self._offset = 0
+
+    def follow(self, length: int) -> None:
+        """Read the next `length` bytes, which were synced."""
+        self._under_way.append(self._reading.submit(self._read, self._offset, length))
+        self._offset += length
+
+    def compare(self, sha256: str) -> None:
+        """Wait until all of it was read. Raises Damaged when the disk holds something else."""
+        self._reading.shutdown()
+        for future in self._under_way:
+            future.result()
+        if self._digest.hexdigest() != sha256:
+            raise Damaged(
+                f"read back {self._path}: the disk holds other bytes than were written",
+                "Look into the kernel's log; do not trust this disk.",
+            )
+
+    def close(self) -> None:
+        self._reading.shutdown(cancel_futures=True)
+
+    def _read(self, offset: int, length: int) -> None:
+        forget(self._path, offset, length)
+        for chunk in file_chunks(self._path, offset, length):
+            self._digest.update(chunk)
 
 
 class RawArtifact:

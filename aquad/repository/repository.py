@@ -195,12 +195,7 @@ class Repository:
         files.sync_directory(self.root)
         files.sync_directory(self.layout.manifests)
         draft_manifest = draft.path / "manifest.json"
-        fd = files.create(draft_manifest)
-        try:
-            files.write(fd, rendered, draft_manifest)
-            files.sync(fd, draft_manifest)
-        finally:
-            files.close(fd, draft_manifest)
+        draft.write_file(draft_manifest.name, rendered)
         files.rename(draft_manifest, self.layout.manifest(draft.id))
         files.sync_directory(self.layout.manifests)
         self.journal.append(

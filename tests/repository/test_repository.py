@@ -12,8 +12,24 @@ import pytest
 from aquad.core.errors import Damaged, LockHeld, NoSuchBackup, RepositoryRefused
 from aquad.jobs.verify import verify
 from aquad.repository import manifest
+from aquad.storage import files
 from aquad.stream.artifact import Silent
 from tests.small import FakeClock, Words, back_up, journal, make_repository, open_repository, outcomes
+
+
+class LyingDisk:
+    """Stands for `os` in the seam: of what begins with `start`, the disk keeps another last byte than it was given."""
+
+    def __init__(self, start):
+        self._start = start
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def write(self, fd, stored):
+        if bytes(stored[: len(self._start)]) == self._start:
+            stored = bytes(stored[:-1]) + bytes([stored[-1] ^ 1])
+        return os.write(fd, stored)
 
 
 @pytest.fixture
@@ -100,6 +116,22 @@ class TestSealing:
             back_up(repository, Broken())
         assert outcomes(repository.root) == ["failed"]
         assert "ZeroDivisionError" in journal(repository.root)[-1]["reason"]
+
+    def test_B6_a_disk_that_keeps_other_bytes_than_it_was_given_is_found_before_anything_is_sealed(
+        self, repository, monkeypatch
+    ):
+        monkeypatch.setattr(files, "os", LyingDisk(b"\x1f\x8b"))
+        result = back_up(repository)
+        assert result.outcome == "failed"
+        assert "the disk holds other bytes than were written" in result.reason
+        assert repository.catalog().backups == []
+        assert os.listdir(repository.layout.drafts) == []
+
+    def test_B6_a_manifest_that_the_disk_did_not_keep_is_no_backup(self, repository, monkeypatch):
+        monkeypatch.setattr(files, "os", LyingDisk(b'{\n "components"'))
+        with pytest.raises(Damaged, match=r"manifest\.json: the disk holds other bytes"):
+            back_up(repository)
+        assert repository.catalog().backups == []
 
     def test_a_source_that_writes_nothing_is_no_success(self, repository):
         class Silent_(Words):

@@ -6,17 +6,18 @@ import hashlib
 import os
 import stat
 import zlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isal import isal_zlib
 
 from aquad.core.errors import AquadError, SourceFailed
 from aquad.stream.gzip import WINDOW
-from aquad.stream.tarball.header import BLOCK
+from aquad.stream.tarball.header import BLOCK, header
+from aquad.stream.tarball.member import xattr_lines
 from aquad.stream.tarball.scan import Entry, unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 CHUNK_BYTES = 2 << 20
 LEVEL = 2
@@ -26,24 +27,40 @@ WORTH_DEFLATING = 0.97
 ATTEMPTS = 3
 
 
+class Small(NamedTuple):
+    """A member that is made in one go. `fd`: an open file, which whoever makes the member closes; -1: `head` is all of it."""
+
+    path: bytes
+    status: os.stat_result
+    fd: int
+    head: bytes
+
+
 class Content(NamedTuple):
-    """What a worker made of a member, or of one chunk of a big file."""
+    """What was made of a small member. `lines`: what its index line says that was not known before it was read."""
+
+    stored: bytes
+    plain_bytes: int
+    stored_sha256: str
+    note: str
+    lines: dict[str, Any]
+
+
+class Chunk(NamedTuple):
+    """What was made of one chunk of a big file. `blocks` were read: their digest is not known before the last chunk."""
 
     stored: bytes
     plain_bytes: int
     blocks: Sequence[bytes]
-    """What was read, for chunks of a big file: their digest is not known before the last."""
-    sha256: str
-    stored_sha256: str
-    note: str
+    shrunk: bool
 
 
-def made(batch: Sequence[Callable[[], Content]]) -> list[Content]:
-    """Make all of them, so that each closes its file; then raise the first failure."""
+def made(batch: Sequence[Small]) -> list[Content]:
+    """Make all of them, so that each file is closed; then raise the first failure."""
     contents, failure = [], None
-    for make in batch:
+    for small in batch:
         try:
-            contents.append(make())
+            contents.append(_small_file(small) if small.fd >= 0 else _whole([small.head], "", {}))
         except AquadError as error:
             failure = failure or error
     if failure is not None:
@@ -51,22 +68,21 @@ def made(batch: Sequence[Callable[[], Content]]) -> list[Content]:
     return contents
 
 
-def whole(pieces: Sequence[bytes], sha256: str = "", note: str = "") -> Content:
+def _whole(pieces: Sequence[bytes], note: str, lines: dict[str, Any]) -> Content:
     """A member of one gzip member."""
     stored = deflated(pieces)
-    return Content(stored, sum(map(len, pieces)), (), sha256, hashlib.sha256(stored).hexdigest(), note)
+    return Content(stored, sum(map(len, pieces)), hashlib.sha256(stored).hexdigest(), note, lines)
 
 
 def deflated(pieces: Sequence[bytes]) -> bytes:
     """One gzip member; stored without compression when a sample shows that it would not shrink."""
-    plain = b"".join(pieces)
-    sample = plain[len(plain) // 2 :][:SAMPLE_BYTES]
-    if len(plain) > SAMPLE_BYTES and len(isal_zlib.compress(sample, LEVEL)) > WORTH_DEFLATING * len(sample):
-        store = zlib.compressobj(0, zlib.DEFLATED, WINDOW)
-        return store.compress(plain) + store.flush()
-    state = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, WINDOW)
-    stored: bytes = state.compress(plain) + state.flush()
-    return stored
+    largest = max(pieces, key=len)
+    sample = memoryview(largest)[len(largest) // 2 :][:SAMPLE_BYTES]
+    if len(largest) > SAMPLE_BYTES and len(isal_zlib.compress(sample, LEVEL)) > WORTH_DEFLATING * len(sample):
+        state: Any = zlib.compressobj(0, zlib.DEFLATED, WINDOW)
+    else:
+        state = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, WINDOW)
+    return b"".join([*(state.compress(piece) for piece in pieces), state.flush()])
 
 
 def data_segments(fd: int, status: os.stat_result) -> list[tuple[int, int]]:
@@ -121,10 +137,12 @@ def open_file(entry: Entry) -> int:
         return os.open(entry.leaf, flags, dir_fd=entry.directory)
 
 
-def small_file(fd: int, status: os.stat_result, head: bytes, segments: Sequence[tuple[int, int]]) -> Content:
+def _small_file(small: Small) -> Content:
+    fd, status = small.fd, small.status
     try:
+        member = FileHead.of(small.path, fd, status)
         for _ in range(ATTEMPTS):
-            blocks, complete = _read(fd, segments)
+            blocks, complete = _read(fd, member.segments)
             if complete:
                 break
         note = changed_since(fd, status) if complete else "shrunk"
@@ -134,13 +152,33 @@ def small_file(fd: int, status: os.stat_result, head: bytes, segments: Sequence[
     for block in blocks:
         digest.update(block)
     padding = bytes(-sum(map(len, blocks)) % BLOCK)
-    return whole([head, *blocks, padding], digest.hexdigest(), note)
+    return _whole([member.head, *blocks, padding], note, {**member.lines, "sha256": digest.hexdigest()})
 
 
-def big_chunk(fd: int, piece: Sequence[tuple[int, int]], head: bytes, tail: bytes) -> Content:
+class FileHead(NamedTuple):
+    """What stands before a file's bytes, the stretches that hold them, and what the index says of both."""
+
+    head: bytes
+    segments: Sequence[tuple[int, int]]
+    data_bytes: int
+    lines: dict[str, Any]
+
+    @classmethod
+    def of(cls, path: bytes, fd: int, status: os.stat_result) -> FileHead:
+        xattrs = xattrs_of_fd(fd)
+        sparse = data_segments(fd, status) if status.st_blocks * 512 < status.st_size else None
+        size = status.st_size if sparse is None else sum(length for _, length in sparse)
+        head = header(path, status, size=size, xattrs=xattrs, segments=sparse)
+        lines = {"header_bytes": len(head), **xattr_lines(xattrs)}
+        if sparse is not None:
+            lines["segments"] = [list(segment) for segment in sparse]
+        return cls(head, sparse or [(0, status.st_size)], size, lines)
+
+
+def big_chunk(fd: int, piece: Sequence[tuple[int, int]], head: bytes, tail: bytes) -> Chunk:
     blocks, complete = _read(fd, piece)
     pieces = [head, *blocks, tail]
-    return Content(deflated(pieces), sum(map(len, pieces)), blocks, "", "", "" if complete else "shrunk")
+    return Chunk(deflated(pieces), sum(map(len, pieces)), blocks, not complete)
 
 
 def _read(fd: int, segments: Sequence[tuple[int, int]]) -> tuple[list[bytes], bool]:

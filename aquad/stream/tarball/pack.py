@@ -1,4 +1,4 @@
-"""Writing the archive: two threads read and deflate, one hashes big files, the caller's thread keeps the order.
+"""Writing the archive: two processes make small members, two threads the chunks of big files, the caller's thread keeps the order.
 
 A file that changes under the reader never breaks the archive: what shrank is read again, and padded and named if it goes
 on shrinking; what grew is stored at its first size; what changed is named.
@@ -20,22 +20,22 @@ from aquad.core.errors import SourceFailed
 from aquad.core.escape import escaped
 from aquad.stream.tarball.content import (
     CHUNK_BYTES,
+    Chunk,
     Content,
+    FileHead,
+    Small,
     big_chunk,
     changed_since,
-    data_segments,
     deflated,
     made,
     open_file,
     pieces_of,
-    small_file,
-    whole,
     xattrs_of,
-    xattrs_of_fd,
 )
 from aquad.stream.tarball.header import BLOCK, header
 from aquad.stream.tarball.member import member_of, named, status_lines, xattr_lines
 from aquad.stream.tarball.scan import Entry, Root, Walk, unreadable
+from aquad.stream.tarball.worker import FILES, Workers
 
 if TYPE_CHECKING:
     import threading
@@ -47,7 +47,6 @@ NAMED = 100
 """So many changed or skipped paths are named; the rest is counted."""
 PATH_MAX = 4096
 BATCH_BYTES = 1 << 20
-BATCH_MEMBERS = 32
 """Small members go to a worker together: one at a time, handing them over would cost more than the work."""
 
 
@@ -89,11 +88,13 @@ class _Packer:
     def __init__(self, out: RawFile, advance: Callable[[int], None], cancel: threading.Event, workers: int) -> None:
         self._out = out
         self._pool = ThreadPoolExecutor(workers, "deflate")
+        self._workers = Workers(workers)
+        self._make = made
         self._hasher = ThreadPoolExecutor(1, "hash")
         self._advance = advance
         self._cancel = cancel
-        self._depth = 3 * workers
-        self._batch: list[tuple[dict[str, Any], Callable[[], Content]]] = []
+        self._depth = 2 * workers
+        self._batch: list[tuple[dict[str, Any], Small]] = []
         self._batch_bytes = 0
         self._waiting: deque[tuple[Future[Any], Callable[[Any], None]]] = deque()
         """What the workers make, in the archive's order, and who writes it."""
@@ -130,9 +131,11 @@ class _Packer:
 
     def close(self) -> None:
         """End the workers. Each closes the small files it was handed; big ones are closed when nobody reads them any more."""
-        if self._batch:
-            self._pool.submit(made, [make for _, make in self._batch])
+        for _, small in self._batch:
+            if small.fd >= 0:
+                os.close(small.fd)
         self._pool.shutdown()
+        self._workers.close()
         self._hasher.shutdown()
         for fd in self._big_fds:
             os.close(fd)
@@ -147,7 +150,7 @@ class _Packer:
             first = self._links.setdefault(identity, entry.path)
             if first != entry.path:
                 member |= {"type": "hardlink", "size": 0, **named("link", first)}
-                self._queue_plain(member, header(entry.path, status, link=first, hard=True))
+                self._queue_plain(entry, member, header(entry.path, status, link=first, hard=True))
                 return
         if stat.S_ISREG(status.st_mode):
             if not self._add_file(entry, member) and self._links.get(identity) == entry.path:
@@ -158,7 +161,7 @@ class _Packer:
             link = os.fsencode(os.readlink(entry.leaf, dir_fd=entry.directory))
             member |= named("link", link)
         member |= xattr_lines(xattrs)
-        self._queue_plain(member, header(entry.path, status, link=link, xattrs=xattrs))
+        self._queue_plain(entry, member, header(entry.path, status, link=link, xattrs=xattrs))
 
     def _add_file(self, entry: Entry, member: dict[str, Any]) -> bool:
         """Open it here, read it in a worker. False when it vanished meanwhile."""
@@ -176,39 +179,30 @@ class _Packer:
                 os.close(fd)
                 return False
         os.posix_fadvise(fd, 0, CHUNK_BYTES, os.POSIX_FADV_WILLNEED)  # so that the disk is ahead of the workers
-        xattrs = xattrs_of_fd(fd)
-        segments = data_segments(fd, status) if status.st_blocks * 512 < status.st_size else None
-        size = sum(length for _, length in segments) if segments is not None else status.st_size
-        member |= {**status_lines(status), "size": status.st_size, **xattr_lines(xattrs)}
-        if segments is not None:
-            member["segments"] = [list(segment) for segment in segments]
-        head = header(entry.path, status, size=size, xattrs=xattrs, segments=segments)
-        member["header_bytes"] = len(head)
+        member |= {**status_lines(status), "size": status.st_size}
         self._files += 1
         self._plain_bytes += status.st_size
-        if size <= CHUNK_BYTES:
-            self._queue(member, partial(small_file, fd, status, head, segments or [(0, status.st_size)]), size)
+        if status.st_size <= CHUNK_BYTES:
+            self._queue(member, Small(entry.path, status, fd, b""), status.st_size)
         else:
-            self._add_big_file(member, fd, status, head, segments or [(0, status.st_size)])
+            self._add_big_file(member, entry.path, fd, status)
         return True
 
-    def _add_big_file(
-        self, member: dict[str, Any], fd: int, status: os.stat_result, head: bytes, segments: Sequence[tuple[int, int]]
-    ) -> None:
+    def _add_big_file(self, member: dict[str, Any], path: bytes, fd: int, status: os.stat_result) -> None:
         self._flush()
-        big = _BigFile(member, fd, status)
         self._big_fds.add(fd)
-        total = left = sum(length for _, length in segments)
+        head, segments, left, lines = FileHead.of(path, fd, status)
+        big = _BigFile({**member, **lines}, fd, status)
+        padding = bytes(-left % BLOCK)
         for piece in pieces_of(segments):
-            self._stop_if_cancelled(member["path"].encode())
+            self._stop_if_cancelled(path)
             left -= sum(length for _, length in piece)
-            tail = b"" if left else bytes(-total % BLOCK)
-            future = self._pool.submit(big_chunk, fd, piece, head, tail)
+            future = self._pool.submit(big_chunk, fd, piece, head, b"" if left else padding)
             self._waiting.append((future, partial(self._take_chunk, big, last=not left)))
             self._settle(self._depth)
             head = b""
 
-    def _take_chunk(self, big: _BigFile, chunk: Content, *, last: bool) -> None:
+    def _take_chunk(self, big: _BigFile, chunk: Chunk, *, last: bool) -> None:
         big.hashing.append(self._hasher.submit(_hash, big.content, chunk.blocks))
         big.hashing.append(self._hasher.submit(big.stored.update, chunk.stored))
         while len(big.hashing) > self._depth:
@@ -216,41 +210,40 @@ class _Packer:
         big.chunks.append([self._out.tell(), len(chunk.stored), chunk.plain_bytes])
         self._out.write(chunk.stored)
         self._advance(chunk.plain_bytes)
-        big.shrunk = big.shrunk or bool(chunk.note)
+        big.shrunk = big.shrunk or chunk.shrunk
         if last:
             note = "shrunk" if big.shrunk else changed_since(big.fd, big.status)
             self._big_fds.remove(big.fd)
             os.close(big.fd)
             for future in big.hashing:
                 future.result()
-            offset = big.chunks[0][0]
-            self._finish(big.member, offset, big.chunks, big.content.hexdigest(), big.stored.hexdigest(), note)
+            self._finish({**big.member, "sha256": big.content.hexdigest()}, big.chunks, big.stored.hexdigest(), note)
 
-    def _queue_plain(self, member: dict[str, Any], head: bytes) -> None:
+    def _queue_plain(self, entry: Entry, member: dict[str, Any], head: bytes) -> None:
         member["header_bytes"] = len(head)
-        self._queue(member, partial(whole, [head]), len(head))
+        self._queue(member, Small(entry.path, entry.status, -1, head), len(head))
 
-    def _queue(self, member: dict[str, Any], make: Callable[[], Content], size: int) -> None:
-        self._batch.append((member, make))
+    def _queue(self, member: dict[str, Any], small: Small, size: int) -> None:
+        self._batch.append((member, small))
         self._batch_bytes += size
-        if self._batch_bytes >= BATCH_BYTES or len(self._batch) >= BATCH_MEMBERS:
+        if self._batch_bytes >= BATCH_BYTES or len(self._batch) >= FILES:
             self._flush()
+            self._workers.start()  # only now: most trees are smaller than a batch, which a thread makes as well
+            self._make = self._workers.make
             self._settle(self._depth)
 
     def _flush(self) -> None:
-        """Hand the batch of small members to a worker."""
         if self._batch:
-            members, makes = [member for member, _ in self._batch], [make for _, make in self._batch]
+            members, smalls = [member for member, _ in self._batch], [small for _, small in self._batch]
             self._batch, self._batch_bytes = [], 0
-            self._waiting.append((self._pool.submit(made, makes), partial(self._take_batch, members)))
+            self._waiting.append((self._pool.submit(self._make, smalls), partial(self._take_batch, members)))
 
     def _take_batch(self, members: Sequence[dict[str, Any]], contents: Sequence[Content]) -> None:
         for member, content in zip(members, contents, strict=True):
-            offset = self._out.tell()
+            chunks = [[self._out.tell(), len(content.stored), content.plain_bytes]]
             self._out.write(content.stored)
             self._advance(content.plain_bytes)
-            chunks = [[offset, len(content.stored), content.plain_bytes]]
-            self._finish(member, offset, chunks, content.sha256, content.stored_sha256, content.note)
+            self._finish({**member, **content.lines}, chunks, content.stored_sha256, content.note)
 
     def _settle(self, left: int) -> None:
         """Write what is made, until no more than `left` are under way."""
@@ -262,9 +255,7 @@ class _Packer:
         if self._cancel.is_set():
             raise SourceFailed(f"archive {escaped(path)}: cancelled")
 
-    def _finish(
-        self, member: dict[str, Any], offset: int, chunks: list[list[int]], sha256: str, stored_sha256: str, note: str
-    ) -> None:
+    def _finish(self, member: dict[str, Any], chunks: list[list[int]], stored_sha256: str, note: str) -> None:
         if note == "grown":
             self._grown += 1
         elif note:
@@ -273,15 +264,13 @@ class _Packer:
             )
         if note:
             member["note"] = note
-        if sha256:
-            member["sha256"] = sha256
         self._members += 1
         self._tar_bytes += sum(plain for _, _, plain in chunks)
         self._out.record(
             {
                 **member,
-                "offset": offset,
-                "length": self._out.tell() - offset,
+                "offset": chunks[0][0],
+                "length": self._out.tell() - chunks[0][0],
                 "chunks": chunks,
                 "stored_sha256": stored_sha256,
             }
