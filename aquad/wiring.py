@@ -112,7 +112,12 @@ class Wiring:
         from aquad.sources.postgres.dump import Postgres
 
         section = self.settings.postgres
-        return Postgres(login=self.login(), databases=list(section.databases), bin_dir=section.bin_dir)
+        return Postgres(
+            login=self.login(),
+            databases=list(section.databases),
+            bin_dir=section.bin_dir,
+            data_path=section.data_path,
+        )
 
     def limits(self, job: str, wait_seconds: float = 0.0) -> Limits:
         from aquad.jobs.run import Limits

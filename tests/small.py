@@ -1,8 +1,14 @@
 """A small stack for tests of the core: a repository in a directory, and sources that hold a few bytes."""
 
 import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pytest
 
 from aquad.core.errors import SourceFailed
 from aquad.jobs.full import Space, take_full
@@ -11,6 +17,7 @@ from aquad.repository.repository import Repository
 from aquad.stream.artifact import Part, Taken
 from aquad.stream.gzip import Deflate
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root: run the tests as root")
 LIMITS = Limits(deadline_seconds=None, stall_seconds=60)
 
 
@@ -91,3 +98,14 @@ def journal(root: Path) -> list[dict]:
 
 def outcomes(root: Path) -> list[str]:
     return [entry["outcome"] for entry in journal(root) if entry["event"] == "run_ended"]
+
+
+@contextmanager
+def mounted(where: Path, kind: str, options: str) -> Iterator[Path]:
+    """A file system of its own in a new directory; needs root."""
+    where.mkdir()
+    subprocess.run(["mount", "-t", kind, "-o", options, "none", where], check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", where], check=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Outcome = Literal["success", "warning", "failed", "aborted"]
 EXIT_CODES: dict[Outcome, int] = {"success": 0, "warning": 3, "failed": 1}
 REASON_CHARACTERS = 2000
+FORMER_RUNS = 50
 
 
 class Work(NamedTuple):
@@ -64,6 +65,7 @@ def run_job(
             deadline=None if limits.deadline_seconds is None else started + limits.deadline_seconds,
             stall_seconds=limits.stall_seconds,
             progress=progress or Silent(),
+            former_runs=_former_runs(repository),
             keep_fds=(lock_fd,),
         )
         record = _Record(repository, context, job, started)
@@ -81,6 +83,11 @@ def run_job(
             raise
         record.ended(result.outcome, result.reason, result.details)
         return result
+
+
+def _former_runs(repository: Repository) -> tuple[str, ...]:
+    ended = (entry for entry in repository.journal.entries() if entry["event"] == "run_ended")
+    return tuple(entry["run"] for entry in ended if entry["outcome"] not in {"success", "warning"})[-FORMER_RUNS:]
 
 
 class _Record:

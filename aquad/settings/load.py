@@ -8,9 +8,9 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from aquad.core.errors import SettingsInvalid
 from aquad.core.escape import escaped
@@ -47,17 +47,19 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     mistakes: list[str] = []
     for name, value in sorted(environ.items()):
         if name.startswith(PREFIX):
-            key = name[len(PREFIX) :].lower().replace("__", ".")
-            if _put(content, key.split("."), _typed(key, value)):
-                origins[key] = f"environment {name}"
+            key = name[len(PREFIX) :].lower().split("__")
+            dotted = ".".join(key)
+            if _put(content, key, _typed(key, value)):
+                origins = {known: text for known, text in origins.items() if not known.startswith(dotted + ".")}
+                origins[dotted] = f"environment {name}"
             else:
-                mistakes.append(f"environment {name}: {key} is not a table of settings")
+                mistakes.append(f"environment {name}: {dotted} is not in a table of settings")
     settings = None
     try:
         settings = Settings.model_validate(content)
         settings.zone(environ)
     except ValidationError as error:
-        mistakes += _explained(error, origins, found)
+        mistakes += [_mistake(one, origins, found) for one in error.errors(include_url=False)]
     except ValueError as error:
         mistakes.append(f"environment TZ: {escaped(environ.get('TZ', ''))!r}; allowed is {error}")
     if mistakes or settings is None:
@@ -113,23 +115,27 @@ def _line(text: str, key: str) -> int:
     return best
 
 
-def _typed(key: str, value: str) -> Any:
-    """Text, unless the default under that key is a list, a table, a number or a boolean: then JSON."""
-    default: Any = Settings()
-    for part in key.split("."):
-        default = (
-            default.get(part)
-            if isinstance(default, dict)
-            else getattr(default, part, None)
-            if isinstance(default, BaseModel)
-            else None
-        )
-    if default is None or isinstance(default, str) or not isinstance(default, (list, dict, int, bool)):
+def _typed(key: list[str], value: str) -> Any:
+    """Text, or JSON where a table, a list, a number or a boolean is wanted."""
+    wanted = _wanted(key)
+    if wanted not in (int, bool) and get_origin(wanted) not in (list, dict) and not hasattr(wanted, "model_fields"):
         return value
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
-        return value
+        return value  # harmless because validation refuses it, together with all other mistakes
+
+
+def _wanted(key: list[str]) -> Any:
+    """The type of what may stand under a key; None where nothing may."""
+    wanted: Any = Settings
+    for part in key:
+        fields = getattr(wanted, "model_fields", None)
+        if fields is not None:
+            wanted = fields[part].annotation if part in fields else None
+        else:
+            wanted = get_args(wanted)[-1] if get_origin(wanted) is dict else None
+    return wanted
 
 
 def _put(content: dict[str, Any], key: list[str], value: Any) -> bool:
@@ -142,19 +148,11 @@ def _put(content: dict[str, Any], key: list[str], value: Any) -> bool:
     return True
 
 
-def _explained(error: ValidationError, origins: Mapping[str, str], path: Path | None) -> list[str]:
-    return [_mistake(one, origins, path) for one in error.errors(include_url=False)]
-
-
 def _mistake(one: ErrorDetails, origins: Mapping[str, str], path: Path | None) -> str:
     location = [str(part) for part in one["loc"] if part != "[key]"]
     key = ".".join(location)
-    origin = next(
-        (
-            text
-            for name, text in origins.items()
-            if name == key or key.startswith(name + ".") or name.startswith(key + ".")
-        ),
+    origin = origins.get(key) or next(
+        (text for name, text in origins.items() if key.startswith(name + ".") or name.startswith(key + ".")),
         str(path or "defaults"),
     )
     where = f"{origin}: {escaped(key)}" if key else origin
@@ -166,6 +164,8 @@ def _mistake(one: ErrorDetails, origins: Mapping[str, str], path: Path | None) -
     if one["type"] == "missing":
         return f"{where}: must be set"
     allowed = one["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("Input should ")
+    if one["type"] in {"model_type", "dict_type"}:  # what stands there instead may hold anything
+        return f"{where}: allowed is {allowed}"
     if any(SECRET.search(part) for part in location) and not location[-1].endswith("_file"):
         return f"{where}: allowed is {allowed}"
     shown = escaped(repr(one["input"]))
@@ -174,15 +174,4 @@ def _mistake(one: ErrorDetails, origins: Mapping[str, str], path: Path | None) -
 
 def _known(tables: list[str]) -> list[str]:
     """The keys that a table may have."""
-    model: Any = Settings
-    for part in tables:
-        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
-        if field is None:
-            return []
-        model = field.annotation
-        if not isinstance(model, type) and get_args(model):
-            values = [a for a in get_args(model) if isinstance(a, type) and issubclass(a, BaseModel)]
-            if values:  # volumes.<name>.<key>
-                return list(values[0].model_fields) if len(tables) > 1 else []
-            return []
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+    return list(getattr(_wanted(tables), "model_fields", ()))

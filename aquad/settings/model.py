@@ -11,7 +11,17 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from aquad.settings.units import AbsolutePath, Cron, Duration, Name, RelativePath, Reserve, SecretFile, Share
+from aquad.settings.units import (
+    AbsolutePath,
+    Cron,
+    Duration,
+    Name,
+    OptionalPath,
+    RelativePath,
+    Reserve,
+    SecretFile,
+    Share,
+)
 
 DAY = timedelta(days=1)
 
@@ -71,6 +81,11 @@ class Postgres(Section):
     bin_dir: str = Field(
         "",
         description='where pg_dump lies, e.g. "/usr/lib/postgresql/{major}/bin"; empty: the system\'s, then bundled ones',
+    )
+
+    data_path: OptionalPath = Field(
+        Path("/source/postgres_data"),
+        description="the server's data directory mounted here, read-only: shows how much space a restore has",
     )
 
     @field_validator("host", "user", "bin_dir")

@@ -111,6 +111,7 @@ Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(dura
 Share = Annotated[Reserve, BeforeValidator(_reserve), PlainSerializer(lambda reserve: reserve.text)]
 Cron = Annotated[str, BeforeValidator(_cron)]
 AbsolutePath = Annotated[Path, BeforeValidator(_path), PlainSerializer(str)]
-SecretFile = Annotated[Path | None, BeforeValidator(_optional_path), PlainSerializer(lambda path: str(path or ""))]
+OptionalPath = Annotated[Path | None, BeforeValidator(_optional_path), PlainSerializer(lambda path: str(path or ""))]
+SecretFile = OptionalPath
 RelativePath = Annotated[str, BeforeValidator(_relative)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]

@@ -154,6 +154,8 @@ class RunContext:
     stall_seconds: float = 60.0
     progress: Progress = field(default_factory=Silent)
     cancel: threading.Event = field(default_factory=threading.Event)
+    former_runs: tuple[str, ...] = ()
+    """Ids of earlier runs that did not end well: what they left on a server may be ended."""
     keep_fds: tuple[int, ...] = ()
     """Lock descriptors that every child inherits: the repository stays locked while a child of a dead run still writes."""
 

@@ -59,6 +59,25 @@ def test_the_environment_goes_before_the_file(tmp_path):
     assert result.origins["postgres.host"].endswith("settings.toml:3")
 
 
+def test_the_environment_can_set_a_volume_that_has_no_default(tmp_path):
+    """Booleans and whole tables are JSON under any name, not only under the names of AquaStream's volumes."""
+    environ = {
+        "AQUAD__VOLUMES__DATA__PATH": "/srv/x",
+        "AQUAD__VOLUMES__DATA__MAY_SHRINK": "true",
+        "AQUAD__VOLUMES__UPLOADS": '{"path": "/srv/y"}',
+    }
+    volumes = loaded(tmp_path, "", environ).settings.volumes
+    assert volumes["data"].may_shrink
+    assert volumes["uploads"].path == Path("/srv/y")
+
+
+def test_a_table_from_the_environment_replaces_the_one_in_the_file_and_its_origins(tmp_path):
+    environ = {"AQUAD__LIMITS__DEADLINE": '{"full": "2h"}'}
+    result = loaded(tmp_path, '[limits]\ndeadline = { full = "4h", postgres = "1h" }\n', environ)
+    assert list(result.settings.limits.deadline) == ["full"]
+    assert result.origins == {"limits.deadline": "environment AQUAD__LIMITS__DEADLINE"}
+
+
 def test_all_mistakes_at_once_each_with_its_line(tmp_path):
     said = refused(
         tmp_path,
@@ -145,6 +164,9 @@ def test_secrets_are_never_shown(tmp_path):
     )
     assert "hunter2" not in said
     assert "password_file" in said
+    assert "hunter2" not in refused(tmp_path, "", {"AQUAD__POSTGRES": '{"password": "hunter2"}'})
+    assert "hunter2" not in refused(tmp_path, "", {"AQUAD__POSTGRES": "hunter2"})
+    assert "hunter2" not in refused(tmp_path, 'configs = [{ password = "hunter2" }]\n')
 
 
 def test_a_missing_directory_and_unreadable_file(tmp_path):

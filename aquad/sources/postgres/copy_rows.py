@@ -28,6 +28,11 @@ HEADER_BYTES = 1 << 20
 TAIL_BYTES = 4096
 
 
+def unquoted(identifier: str) -> str:
+    """Return the name that an SQL identifier, quoted or not, stands for."""
+    return identifier[1:-1].replace('""', '"') if identifier.startswith('"') else identifier
+
+
 class RowCounter:
     """Feed it every chunk, in order; then ask for `rows`. Any chunking gives the same answer."""
 
@@ -49,12 +54,15 @@ class RowCounter:
         self._held = text[position:]
 
     def rows(self) -> dict[str, int | None]:
-        """Rows per table, as pg_dump writes its name. Raises SourceFailed when the dump has no end."""
+        """Rows per table, as pg_dump writes its name."""
+        return self._rows
+
+    def check_end(self) -> None:
+        """Raises SourceFailed when the dump has no end."""
         if TRAILER not in self._tail or self._table is not None:
             raise SourceFailed(
                 "dump: it does not end with 'PostgreSQL database dump complete'", "The server or the network ended it."
             )
-        return self._rows
 
     def _outside(self, text: bytes, position: int) -> tuple[int, bool]:
         found = text.find(COMMENT, position)

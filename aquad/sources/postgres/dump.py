@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from aquad.sources.postgres.tools import Tools
     from aquad.stream.artifact import Facts, Reader, RunContext, Sink
 
-LOCK_WAIT = "60s"
-"""pg_dump gives up rather than queue the application behind it."""
+LOCK_WAIT_SHARE = 0.5
+"""Of the time without a byte after which a dump is given up: pg_dump gives up first, and says which table it waits for."""
 ABOUT_THE_DATABASE = re.compile(
     r"\d+; \d+ \d+ (?:DATABASE|DATABASE PROPERTIES|(?:COMMENT|ACL|SECURITY LABEL) - DATABASE) "
 )
@@ -59,7 +59,7 @@ class _Job(NamedTuple):
     def dump(self, database: str, *arguments: str) -> Child:
         options = (
             "--no-password",
-            f"--lock-wait-timeout={LOCK_WAIT}",
+            f"--lock-wait-timeout={int(self.run.stall_seconds * 1000 * LOCK_WAIT_SHARE)}",
             f"--dbname={server.conninfo(self.login, database)}",
         )
         return self.child("pg_dump", *options, *arguments)
@@ -68,8 +68,8 @@ class _Job(NamedTuple):
 class Postgres(PostgresRestore):
     component = "postgres"
 
-    def __init__(self, *, login: Login, databases: Sequence[str], bin_dir: str) -> None:
-        super().__init__(login=login, bin_dir=bin_dir)
+    def __init__(self, *, login: Login, databases: Sequence[str], bin_dir: str, data_path: Path | None = None) -> None:
+        super().__init__(login=login, bin_dir=bin_dir, data_path=data_path)
         self._databases = databases
 
     def check(self) -> list[Finding]:
@@ -107,6 +107,8 @@ class Postgres(PostgresRestore):
         return sum(int(database["size_bytes"]) for database in facts)
 
     def take(self, sink: Sink, previous: Reader | None, run: RunContext) -> Taken:
+        if run.former_runs:
+            server.end_sessions(self._login, run.former_runs)
         with server.connect(self._login, run_id=run.run_id) as connection:
             facts = server.server_facts(connection)
             databases, skipped = self._known(connection)
@@ -129,7 +131,7 @@ class Postgres(PostgresRestore):
                 )
                 sink.add(f"postgres_schema_{run.timestamp}.sql", self._schema_parts(texts, databases), gzip=False)
         except AquadError:
-            server.end_sessions(self._login, run.run_id)
+            server.end_sessions(self._login, [run.run_id])
             raise
         warnings = _another_cluster(facts, previous)
         warnings += [f"database {escaped(name)} allows no connections: it is not in this backup" for name in skipped]
@@ -163,6 +165,7 @@ class Postgres(PostgresRestore):
             counter = RowCounter()
 
             def facts(database: dict[str, Any] = database, counter: RowCounter = counter) -> Facts:
+                counter.check_end()
                 database["rows"] = counter.rows()
                 return {"database": database["name"], "rows": database["rows"]}
 

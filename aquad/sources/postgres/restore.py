@@ -10,16 +10,18 @@ from psycopg import Error
 from aquad.core.errors import RestoreFailed
 from aquad.core.escape import escaped
 from aquad.sources.postgres import psql, server, swap, tools
-from aquad.sources.postgres.copy_rows import IDENTIFIER
+from aquad.sources.postgres.copy_rows import IDENTIFIER, unquoted
+from aquad.sources.postgres.dumps import open_dump
 from aquad.stream.artifact import Step
-from aquad.stream.gzip import inflate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
+    from aquad.sources.postgres.dumps import Database, Dump
     from aquad.sources.postgres.server import Login
     from aquad.sources.postgres.tools import Tools
-    from aquad.stream.artifact import Facts, Reader, RunContext, StoredArtifact
+    from aquad.stream.artifact import Facts, Reader, RunContext
 
 MADE_BY_INITDB = ("template1", "postgres")
 TABLE = re.compile(IDENTIFIER + rb"\." + IDENTIFIER)
@@ -38,35 +40,58 @@ class PostgresTarget(NamedTuple):
     with_globals: bool = False
 
 
+class _Live(NamedTuple):
+    """What the server holds before the restore."""
+
+    version: int
+    roles: Sequence[str]
+    databases: Mapping[str, Mapping[str, Any]]
+    empty: bool
+    slots: Sequence[tuple[str, str]]
+
+    @classmethod
+    def of(cls, login: Login, run_id: str = "") -> _Live:
+        with server.connect(login, run_id=run_id) as connection:
+            facts = server.server_facts(connection)
+            databases = {d["name"]: d for d in server.database_facts(connection, facts["server_version"])}
+            slots = connection.execute(
+                b"SELECT slot_name::text, database::text FROM pg_replication_slots WHERE database IS NOT NULL"
+            ).fetchall()
+        empty = swap.is_empty(login, databases, facts["roles"])
+        return cls(facts["server_version"], facts["roles"], databases, empty, [(slot, of) for slot, of in slots])
+
+    @property
+    def major(self) -> int:
+        return self.version // 10000
+
+    @property
+    def minor(self) -> int:
+        return self.version % 10000
+
+
 class PostgresRestore:
-    def __init__(self, *, login: Login, bin_dir: str) -> None:
+    """`data_path`: where the configured server's data directory is mounted here; only its free space is looked at."""
+
+    def __init__(self, *, login: Login, bin_dir: str, data_path: Path | None) -> None:
         self._login = login
         self._bin_dir = bin_dir
+        self._data_path = data_path
 
     def plan_restore(self, reader: Reader, target: PostgresTarget) -> list[Step]:
-        chosen = _chosen(reader, target)
+        dump = _dump(reader, target)
+        chosen = _chosen(reader, dump, target)
         login = target.login or self._login
-        with server.connect(login) as connection:
-            facts = server.server_facts(connection)
-            live = {d["name"]: d for d in server.database_facts(connection, facts["server_version"])}
-            empty = swap.is_empty(login, live, facts["roles"])
-            slots = connection.execute(
-                b"SELECT slot_name, database FROM pg_replication_slots WHERE database IS NOT NULL"
-            ).fetchall()
-        found = tools.find(facts["server_version"] // 10000, self._bin_dir)
-        if facts["server_version"] // 10000 < reader.facts["server_version"] // 10000:
+        live = _Live.of(login)
+        found = tools.find(live.major, self._bin_dir)
+        if dump.major is not None and live.major < dump.major:
             raise RestoreFailed(
-                f"restore to {login}: it is PostgreSQL {facts['server_version'] // 10000}, the backup is of {reader.facts['server_version'] // 10000}",
+                f"restore to {login}: it is PostgreSQL {live.major}, the backup is of {dump.major}",
                 "Restore to the same major or a newer one.",
             )
-        older = facts["server_version"] % 10000 < int(reader.facts["tool_version"].partition(".")[2] or 0)
-        warning = (
-            f"the server's minor is older than the tools {reader.facts['tool_version']} that wrote the dump"
-            if older
-            else ""
-        )
+        older = bool(dump.tool_version) and live.minor < int(dump.tool_version.partition(".")[2] or 0)
+        warning = f"the server's minor is older than the tools {dump.tool_version} that wrote the dump" if older else ""
         steps = [Step(f"into {login} with psql {found.version}", warning=warning)]
-        missing = sorted(set(reader.facts["roles"]) - set(facts["roles"]))
+        missing = sorted(set(dump.roles) - set(live.roles))
         if missing:
             steps.append(Step(f"create missing roles: {', '.join(escaped(role) for role in missing)}"))
         if target.with_globals:
@@ -74,40 +99,29 @@ class PostgresRestore:
                 Step("alter existing roles as they were", overwrites="attributes and passwords of existing roles")
             )
         for database in chosen:
-            steps += self._steps(
-                database, live, target, empty=empty, slots=[slot for slot, of in slots if of == database["name"]]
-            )
+            steps += self._steps(database, live, target)
         return steps
 
-    @staticmethod
-    def _steps(
-        database: dict[str, Any], live: dict[str, Any], target: PostgresTarget, *, empty: bool, slots: Sequence[str]
-    ) -> list[Step]:
-        name = target.to_name or database["name"]
+    def _steps(self, database: Database, live: _Live, target: PostgresTarget) -> list[Step]:
+        name = target.to_name or database.name
         shown = escaped(name)
         if name in MADE_BY_INITDB:
-            if not empty:
+            if not live.empty:
                 return [Step(f"leave database {shown} as it is: it is only restored into an empty cluster")]
             return [Step(f"fill database {shown} in place: the cluster is empty")]
-        size = (
-            "its schema"
-            if target.schema_only
-            else f"about {database['size_bytes'] >> 20} MiB on the server's disk, beside what is there"
-        )
-        if name not in live:
-            return [Step(f"create database {shown} and fill it ({size}), compare row counts")]
+        old = live.databases.get(name)
+        freed = int(old["size_bytes"]) if old and target.in_place else 0
+        fill = self._fill(database, target, freed)
+        if old is None:
+            return [fill._replace(text=f"create database {shown} and {fill.text}")]
+        slots = [slot for slot, of in live.slots if of == name]
         warning = f"logical slots of the old database: {', '.join(slots)}" if slots else ""
         if target.in_place:
-            return [
-                Step(
-                    f"DROP database {shown}, then create and fill it",
-                    overwrites=f"database {shown}, which is GONE before the new one is there",
-                    warning=warning,
-                )
-            ]
+            gone = f"database {shown}, which is GONE before the new one is there"
+            return [Step(f"DROP database {shown}", overwrites=gone, warning=warning), fill]
         kept = "kept until `aquad restore discard`"
         return [
-            Step(f"create and fill a new database ({size}), compare row counts"),
+            fill._replace(text=f"make a new database beside it and {fill.text}"),
             Step(
                 f"end the sessions of {shown}, rename it ({kept}), put the new one in its place",
                 overwrites=f"database {shown} (the old one is {kept})",
@@ -115,31 +129,39 @@ class PostgresRestore:
             ),
         ]
 
+    def _fill(self, database: Database, target: PostgresTarget, freed_bytes: int) -> Step:
+        """The step that needs the space of the whole database, on a disk that is only seen where it is mounted here."""
+        if target.schema_only:
+            return Step("fill it with the schema")
+        text = f"fill it (about {database.size_bytes >> 20} MiB on the server's disk), compare row counts"
+        if target.login is None and self._data_path is not None and self._data_path.is_dir():
+            return Step(text, needs_bytes=max(0, database.size_bytes - freed_bytes), on_path=str(self._data_path))
+        return Step(text, warning="free space on the server is not known here: look there first (df)")
+
     def restore(self, reader: Reader, target: PostgresTarget, run: RunContext) -> Facts:
+        dump = _dump(reader, target)
+        chosen = _chosen(reader, dump, target)
         login = target.login or self._login
-        chosen = _chosen(reader, target)
-        with server.connect(login, run_id=run.run_id) as connection:
-            facts = server.server_facts(connection)
-            live = {d["name"]: d for d in server.database_facts(connection, facts["server_version"])}
-            empty = swap.is_empty(login, live, facts["roles"])
-        work = _Work(reader, target, login, tools.find(facts["server_version"] // 10000, self._bin_dir), run)
+        live = _Live.of(login, run.run_id)
+        work = _Work(dump, target, login, tools.find(live.major, self._bin_dir), run)
         try:
-            work.globals(set(facts["roles"]))
+            work.globals(set(live.roles))
             restored = {}
             for database in chosen:
-                name = target.to_name or database["name"]
+                name = target.to_name or database.name
                 if name in MADE_BY_INITDB:
-                    if empty:
+                    if live.empty:
                         restored[name] = work.fill_in_place(database)
                 else:
-                    restored[name] = work.one(database, name, exists=name in live)
+                    restored[name] = work.one(database, name, exists=name in live.databases)
         except Error as error:
-            server.end_sessions(login, run.run_id)
+            server.end_sessions(login, [run.run_id])
             raise RestoreFailed(
                 f"restore to {login}: {escaped(str(error).strip())}",
                 "The live databases are as they were, but for those restored before.",
             ) from error
-        return {"server": str(login), "databases": restored}
+        kept = [one["kept"] for one in restored.values() if one.get("kept")]
+        return {"server": str(login), "databases": restored, "kept": kept if target.login is None else []}
 
     def kept_aside(self) -> list[str]:
         """Databases that a restore replaced, on the configured server."""
@@ -153,127 +175,94 @@ class PostgresRestore:
 class _Work:
     """One restore under way."""
 
-    def __init__(self, reader: Reader, target: PostgresTarget, login: Login, found: Tools, run: RunContext) -> None:
-        self._reader = reader
+    def __init__(self, dump: Dump, target: PostgresTarget, login: Login, found: Tools, run: RunContext) -> None:
+        self._dump = dump
         self._target = target
         self._login = login
         self._tools = found
         self._run = run
-        suffix = ".sql" if target.schema_only else ".sql.gz"
-        self._artifact = next(artifact for artifact in reader.artifacts if artifact.path.endswith(suffix))
 
     def globals(self, existing: set[str]) -> None:
         """Create the roles that are missing. Those that exist are only altered when that was asked for."""
-        text = b"".join(self._part("globals")).decode("utf-8", "surrogateescape")
+        text = self._dump.globals()
         chosen = [statement for statement in psql.statements(text) if self._wanted(statement, existing)]
         if chosen:
-            psql.feed(
-                self._login,
-                "postgres",
-                ["\n".join(chosen).encode("utf-8", "surrogateescape") + b"\n"],
-                self._tools,
-                self._run,
-            )
+            self._feed("postgres", ["\n".join(chosen).encode("utf-8", "surrogateescape") + b"\n"])
 
     def _wanted(self, statement: str, existing: set[str]) -> bool:
         membership = MEMBERSHIP.match(statement)
         if membership:
-            return self._target.with_globals or any(_unquoted(role) not in existing for role in membership.groups())
+            return self._target.with_globals or any(unquoted(role) not in existing for role in membership.groups())
         role = ROLE_STATEMENT.match(statement)
         if role is None:
             return False
-        exists = _unquoted(role[1]) in existing
+        exists = unquoted(role[1]) in existing
         return not exists or (self._target.with_globals and not statement.startswith("CREATE ROLE"))
 
-    def fill_in_place(self, database: dict[str, Any]) -> dict[str, Any]:
-        name = database["name"]
-        psql.feed(self._login, name, self._body(database), self._tools, self._run)
-        psql.feed(self._login, "postgres", self._properties(database), self._tools, self._run)
-        return self._compared(database, name)
+    def fill_in_place(self, database: Database) -> dict[str, Any]:
+        self._feed(database.name, self._body(database))
+        self._dump.dress(self._login, self._feed, database.name, database)
+        return self._compared(database, database.name)
 
-    def one(self, database: dict[str, Any], name: str, *, exists: bool) -> dict[str, Any]:
+    def one(self, database: Database, name: str, *, exists: bool) -> dict[str, Any]:
         """Beside, compared, swapped. Whatever fails, the half-made database goes and the live one stays."""
         stamp = self._run.timestamp
         if exists and self._target.in_place:
             swap.drop(self._login, name)
             exists = False
         new = swap.free_name(self._login, f"aquad_new_{stamp}")
-        swap.create(self._login, new, database)
         kept = None
         try:
-            # Before the rows: a materialised view is computed anew, and must see the database's own time zone.
-            swap.apply_settings(self._login, new, [entry for entry in database["settings"] if entry["role"] is None])
-            psql.feed(self._login, new, self._body(database), self._tools, self._run)
+            self._dump.create(self._login, self._feed, new, database)
+            self._feed(new, self._body(database))
             compared = self._compared(database, new)
             kept = swap.put_in_place(self._login, new, name, stamp=stamp, exists=exists)
         finally:
             if kept is None:
                 swap.drop(self._login, new, missing_ok=True)
-        if name == database["name"]:
-            psql.feed(self._login, "postgres", self._properties(database), self._tools, self._run)
-        else:
-            swap.apply_properties(self._login, name, database)
+        self._dump.dress(self._login, self._feed, name, database)
         return {**compared, "kept": kept}
 
-    def _compared(self, database: dict[str, Any], name: str) -> dict[str, Any]:
+    def _feed(self, database: str, chunks: Iterable[bytes]) -> None:
+        psql.feed(self._login, database, chunks, self._tools, self._run)
+
+    def _compared(self, database: Database, name: str) -> dict[str, Any]:
         """Count every table and compare with what passed while the dump was taken."""
         if self._target.schema_only:
-            return {"tables": len(database["rows"]), "rows": 0}
+            return {"tables": len(database.rows), "rows": 0}
         total = 0
         with server.connect(self._login, name, run_id=self._run.run_id) as connection:
-            for table, sealed in database["rows"].items():
+            for table, sealed in database.rows.items():
                 if sealed is None or TABLE.fullmatch(table.encode("utf-8", "surrogateescape")) is None:
                     continue
                 row = connection.execute(f"SELECT count(*) FROM ONLY {table}".encode()).fetchone()  # noqa: S608 - matched above
                 found = row[0] if row else None
                 if found != sealed:
                     raise RestoreFailed(
-                        f"compare table {escaped(table)} of {escaped(database['name'])}: {found} rows, sealed were {sealed}",
+                        f"compare table {escaped(table)} of {escaped(database.name)}: {found} rows, sealed were {sealed}",
                         "The live database is as it was.",
                     )
                 total += sealed
-        return {"tables": len(database["rows"]), "rows": total}
+        return {"tables": len(database.rows), "rows": total}
 
-    def _body(self, database: dict[str, Any]) -> Iterator[bytes]:
-        kind = "schema" if self._target.schema_only else "body"
-        for chunk in self._part(f"{database['name']}:{kind}"):
+    def _body(self, database: Database) -> Iterator[bytes]:
+        for chunk in self._dump.body(database, schema_only=self._target.schema_only):
             self._run.progress.advance(len(chunk))
             yield chunk
 
-    def _properties(self, database: dict[str, Any]) -> Iterator[bytes]:
-        """The text without its first line, by which psql would connect to the database: aquad makes the connections."""
-        text = b"".join(self._part(f"{database['name']}:properties"))
-        yield text.partition(b"\n")[2]
 
-    def _part(self, name: str) -> Iterator[bytes]:
-        return part_chunks(self._reader, self._artifact, name)
+def _dump(reader: Reader, target: PostgresTarget) -> Dump:
+    return open_dump(reader, target.database or target.to_name)
 
 
-def part_chunks(reader: Reader, artifact: StoredArtifact, name: str) -> Iterator[bytes]:
-    part = next((part for part in artifact.parts if part.name == name), None)
-    if part is None:
-        raise RestoreFailed(f"restore from {reader.origin}: {escaped(artifact.path)} has no part {escaped(name)}")
-    stored = reader.read(artifact.path, part.offset, part.length)
-    return inflate(stored, artifact.path) if artifact.gzip else stored
-
-
-def _chosen(reader: Reader, target: PostgresTarget) -> list[dict[str, Any]]:
-    if not reader.sealed:
-        raise RestoreFailed(
-            f"restore postgres from {escaped(reader.origin)}: aquad restores dumps of its own repository",
-            f"By hand, into an empty server: zcat {escaped(reader.origin)} | psql -X -d postgres",
-        )
-    databases: list[dict[str, Any]] = reader.facts["databases"]
+def _chosen(reader: Reader, dump: Dump, target: PostgresTarget) -> Sequence[Database]:
     if target.database is None:
-        return databases
-    chosen = [database for database in databases if database["name"] == target.database]
+        return dump.databases
+    chosen = [database for database in dump.databases if database.name == target.database]
     if not chosen:
-        names = ", ".join(escaped(database["name"]) for database in databases)
+        names = ", ".join(escaped(database.name) for database in dump.databases)
         raise RestoreFailed(
-            f"restore database {escaped(target.database)}: {reader.origin} has none of that name", f"It has {names}."
+            f"restore database {escaped(target.database)}: {escaped(reader.origin)} has none of that name",
+            f"It has {names}.",
         )
     return chosen
-
-
-def _unquoted(identifier: str) -> str:
-    return identifier[1:-1].replace('""', '"') if identifier.startswith('"') else identifier

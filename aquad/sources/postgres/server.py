@@ -17,7 +17,7 @@ from aquad.core.errors import InvalidUse, Unreachable
 from aquad.core.escape import escaped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 CONNECT_SECONDS = 10
 _KEEPALIVES: dict[str, Any] = {
@@ -144,16 +144,15 @@ def conninfo(login: Login, database: str) -> str:
     )
 
 
-def end_sessions(login: Login, run_id: str) -> None:
-    """End what our own tools left behind on the server."""
-    name = f"{APPLICATION} {run_id}"
+def end_sessions(login: Login, runs: Sequence[str]) -> None:
+    """End what the tools of these runs left behind on the server: they hold its snapshot, and vacuum waits for it."""
+    names = [f"{APPLICATION} {run_id}" for run_id in runs]
     with contextlib.suppress(Unreachable):  # harmless because a server that is gone has no sessions
         query(
             login,
             "postgres",
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s AND pid <> pg_backend_pid()",
-            (name,),
-            run_id=run_id,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = ANY(%s) AND pid <> pg_backend_pid()",
+            (names,),
         )
 
 

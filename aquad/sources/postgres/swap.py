@@ -55,16 +55,17 @@ def create(login: Login, name: str, facts: Mapping[str, Any]) -> None:
         )
     try:
         _execute(login, sql.SQL("CREATE DATABASE {} ").format(sql.Identifier(name)) + sql.SQL(" ").join(options))
-        _execute(
-            login,
-            sql.SQL("COMMENT ON DATABASE {} IS {}").format(
-                sql.Identifier(name), sql.Literal(f"{server.ASIDE}: half restored, may be dropped")
-            ),
-        )
+        mark_half_restored(login, name)
     except Error as error:
         raise RestoreFailed(
             f"create database {escaped(name)}: {escaped(str(error).strip())}", "Nothing was changed."
         ) from error
+
+
+def mark_half_restored(login: Login, name: str) -> None:
+    """So that no backup takes it, and `discard` drops it, should the restore die."""
+    comment = sql.Literal(f"{server.ASIDE}: half restored, may be dropped")
+    _execute(login, sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), comment))
 
 
 def put_in_place(login: Login, new: str, name: str, *, stamp: str, exists: bool) -> str:

@@ -33,8 +33,10 @@ def repository_in(path):
     return Repository.create(path, stack="test", encryption="off", clock=SystemClock(), zone=UTC)
 
 
-def back_up(repository, *sources):
-    limits = Limits(deadline_seconds=120, stall_seconds=30)
+LIMITS = Limits(deadline_seconds=120, stall_seconds=30)
+
+
+def back_up(repository, *sources, limits=LIMITS):
     return run_job(
         repository,
         "full",
