@@ -45,6 +45,8 @@ class Invocation:
     config_path: Path | None
     json: bool
     progress: bool
+    quiet: bool
+    verbose: bool
 
 
 class LazyGroup(click.Group):
@@ -74,10 +76,14 @@ class LazyGroup(click.Group):
     help="Settings; else $AQUAD_CONFIG, ./settings.toml, /etc/aquad/settings.toml.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing when all is well, but what was asked for.")
+@click.option("-v", "--verbose", is_flag=True, help="Say each step, with its time, on stderr.")
 @click.option("--no-progress", is_flag=True, help="No progress bars.")
 @click.version_option(__version__, message="aquad %(version)s")
 @click.pass_context
-def root(context: click.Context, config_path: Path | None, as_json: bool, no_progress: bool) -> None:
+def root(
+    context: click.Context, config_path: Path | None, as_json: bool, quiet: bool, verbose: bool, no_progress: bool
+) -> None:
     """Backup and recovery for a Docker Compose stack, with proof.
 
     \b
@@ -86,11 +92,13 @@ def root(context: click.Context, config_path: Path | None, as_json: bool, no_pro
       aquad status                        what can be restored, to which moment
       aquad restore plan all latest       what a restore would do
     """
-    context.obj = Invocation(config_path, as_json, not no_progress)
+    if quiet and verbose:
+        raise click.UsageError("say -q or -v, not both")
+    context.obj = Invocation(config_path, as_json, not no_progress and not quiet, quiet, verbose)
 
 
 def main() -> None:
-    """Run the command line; exit codes are those of docs/exit-codes (README)."""
+    """Run the command line; the exit codes are those of the README."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from aquad.cli import Invocation
+from aquad.cli.output import say
 
 
 @click.command()
@@ -22,4 +23,4 @@ def accept(invocation: Invocation, component: str) -> None:
     wiring = Wiring.load(invocation.config_path)
     wiring.sources([component])
     wiring.repository().journal.append("accepted", component=component)
-    click.echo(f"accepted: the next backup of {component} may be of any size")
+    say(invocation, f"accepted: the next backup of {component} may be of any size")

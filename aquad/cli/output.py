@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, TaskID
 
+    from aquad.cli import Invocation
+
 SCHEMA_VERSION = 1
+
+
+def say(invocation: Invocation, text: str) -> None:
+    """Print a line that nobody asked for: that all went well."""
+    if not invocation.quiet:
+        click.echo(text)
 
 
 def print_json(**content: Any) -> None:
@@ -78,15 +86,17 @@ def confirmed(question: str, *, yes: bool) -> None:
 
 
 class Bars:
-    """Progress on stderr: bars in a terminal, JSON Lines with --json, nothing otherwise."""
+    """Progress on stderr: bars in a terminal, JSON Lines with --json, a line a step with -v, nothing otherwise."""
 
-    def __init__(self, *, wanted: bool, as_json: bool) -> None:
+    def __init__(self, invocation: Invocation) -> None:
+        wanted, as_json = invocation.progress, invocation.json
         self._json = as_json and wanted
+        self._verbose = invocation.verbose and not as_json
         self._bars: Progress | None = None
         self._task: TaskID | None = None
         self._stage = ""
         self._done = self._said = 0
-        if wanted and not as_json and sys.stderr.isatty():
+        if wanted and not as_json and not self._verbose and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn, TransferSpeedColumn
             from rich.progress import Progress as RichProgress
@@ -117,6 +127,8 @@ class Bars:
             if self._task is not None:
                 self._bars.remove_task(self._task)
             self._task = self._bars.add_task(escaped(name), total=total_bytes)
+        if self._verbose:
+            print(f"{datetime.now().astimezone():%H:%M:%S} {escaped(name)}", file=sys.stderr, flush=True)  # noqa: T201 - this is the command line
         if self._json:
             self._line(event="stage", stage=name, total_bytes=total_bytes)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from aquad.cli import Invocation
-from aquad.cli.output import print_json
+from aquad.cli.output import print_json, say
 from aquad.core.errors import AquadError, InvalidUse
 from aquad.observe.reports import human_bytes
 
@@ -51,7 +51,7 @@ def init(invocation: Invocation, encryption: str | None) -> None:
             unknown=unknown,
         )
         return
-    click.echo(f"made repository {repository.root} ({repository.marker.id}), encryption {mode}")
-    click.echo(f"the schedule will need about {human_bytes(need.peak_bytes)} at its peak: {need.explanation}")
+    say(invocation, f"made repository {repository.root} ({repository.marker.id}), encryption {mode}")
+    say(invocation, f"the schedule will need about {human_bytes(need.peak_bytes)} at its peak: {need.explanation}")
     for line in unknown:
         click.echo(f"  not counted: {line}", err=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aquad.cli import Invocation
-from aquad.cli.output import Bars, confirmed, duration, print_json
-from aquad.core.errors import InvalidUse
+from aquad.cli.output import Bars, confirmed, duration, print_json, say
+from aquad.core.errors import InvalidUse, NoSuchBackup
 from aquad.core.escape import escaped
 from aquad.observe.reports import human_bytes
 
@@ -41,7 +41,7 @@ class _Session:
     def order(self, component: str, what: str, target: Callable[[Wiring], object]) -> Order:
         from aquad.jobs.restore import Order, open_backup
 
-        with Bars(wanted=self.invocation.progress, as_json=self.invocation.json) as bars:
+        with Bars(self.invocation) as bars:
             bars.stage(f"comparing {component}", None)
             reader = open_backup(self.repository, component, what, trusted=self.trusted, advance=bars.advance)
         return Order(component, self.wiring.source(component), reader, target(self.wiring))
@@ -63,14 +63,15 @@ class _Session:
                 seconds=round(seconds, 3),
             )
         else:
-            click.echo(
-                f"restored {', '.join(work.details['restored'])} in {duration(seconds)}, compared with what was sealed"
+            say(
+                self.invocation,
+                f"restored {', '.join(work.details['restored'])} in {duration(seconds)}, compared with what was sealed",
             )
 
     def run(self, name: str, work: Callable[[RunContext], Work]) -> Work:
         from aquad.jobs.run import run_job
 
-        with Bars(wanted=self.invocation.progress, as_json=self.invocation.json) as bars:
+        with Bars(self.invocation) as bars:
             return run_job(
                 self.repository,
                 f"restore {name}",
@@ -239,6 +240,27 @@ def everything(what: str, dry_run: bool, yes: bool, trusted: bool) -> None:
 
 
 @click.command()
+@click.argument("run_id", metavar="RUN", required=False)
+@_asking
+def resume(run_id: str | None, dry_run: bool, yes: bool, trusted: bool) -> None:
+    """Go on with a restore of everything that failed or was ended: what is left, from the same backups.
+
+    RUN is the run's id as `status` shows it; without it the newest one.
+    """
+    from aquad.jobs.restore import unfinished
+
+    session = _session(dry_run, yes, trusted)
+    found = unfinished(session.repository.journal.entries())
+    if found is None or run_id not in {None, found.run}:
+        raise NoSuchBackup(
+            f"resume {escaped(run_id or 'restore')}: no restore of everything is unfinished under that name",
+            "`aquad status` shows one; `aquad restore all` begins anew.",
+        )
+    orders = [session.order(name, origin, partial(_default_target, session, name)) for name, origin in found.left]
+    session.carry_out(orders, "all")
+
+
+@click.command()
 @click.argument("what", metavar="ID", required=False)
 @_asking
 def discard(what: str | None, dry_run: bool, yes: bool, trusted: bool) -> None:
@@ -250,17 +272,21 @@ def discard(what: str | None, dry_run: bool, yes: bool, trusted: bool) -> None:
     source = session.wiring.postgres()
 
     def confirm(aside: Aside) -> None:
-        for name in (*aside.databases, *aside.directories):
-            click.echo(f"drop {escaped(name)}")
+        _name(aside, "drop")
         confirmed("Drop this for good?", yes=yes)
 
     if dry_run:
-        aside = kept_aside(session.repository, source, what)
-        for name in (*aside.databases, *aside.directories):
-            click.echo(f"would drop {escaped(name)}")
+        _name(kept_aside(session.repository, source, what), "would drop")
         return
     work = session.run("discard", lambda context: discard_aside(session.repository, source, what, confirm, context))
-    click.echo(f"discarded {', '.join(escaped(name) for name in work.details['discarded'])}")
+    say(session.invocation, f"discarded {', '.join(escaped(name) for name in work.details['discarded'])}")
+
+
+def _name(aside: Aside, verb: str) -> None:
+    for name in (*aside.databases, *aside.directories):
+        click.echo(f"{verb} {escaped(name)}")
+    for name in aside.gone:
+        click.echo(f"forget {escaped(name)}: it is gone from the server")
 
 
 def _default_target(session: _Session, name: str, _: Wiring) -> object:
@@ -290,4 +316,5 @@ for _command in (postgres, configs, volume, everything):
     group.add_command(_command)
     plan.add_command(_command)
 group.add_command(plan)
+group.add_command(resume)
 group.add_command(discard)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from aquad.cli import Invocation
-from aquad.cli.output import Bars, duration, print_json
+from aquad.cli.output import Bars, duration, print_json, say
 from aquad.core.clock import SystemClock
 from aquad.observe.reports import human_bytes
 
@@ -34,7 +34,7 @@ def run(invocation: Invocation, job: str, components: tuple[str, ...], dry_run: 
       aquad run full --component postgres --component configs
     """
     from aquad.jobs.full import accepted, take_full
-    from aquad.jobs.run import EXIT_CODES, run_job
+    from aquad.jobs.run import run_job
     from aquad.wiring import Wiring
 
     wiring = Wiring.load(invocation.config_path)
@@ -45,7 +45,7 @@ def run(invocation: Invocation, job: str, components: tuple[str, ...], dry_run: 
         return
     clock = SystemClock()
     started = clock.monotonic()
-    with Bars(wanted=invocation.progress, as_json=invocation.json) as bars:
+    with Bars(invocation) as bars:
         result = run_job(
             repository,
             job,
@@ -67,9 +67,10 @@ def run(invocation: Invocation, job: str, components: tuple[str, ...], dry_run: 
         )
     elif backup_id:
         sealed = repository.catalog().find(backup_id)
-        click.echo(
-            f"{result.outcome}: {backup_id}, {human_bytes(sealed.stored_bytes)} stored in {duration(seconds)}, read back and compared"
+        say(
+            invocation,
+            f"{result.outcome}: {backup_id}, {human_bytes(sealed.stored_bytes)} stored in {duration(seconds)}, read back and compared",
         )
     if result.reason and not invocation.json:
         click.echo(f"aquad: {result.outcome}: {result.reason}", err=True)
-    raise SystemExit(EXIT_CODES[result.outcome])
+    raise SystemExit(result.exit_code)

@@ -87,6 +87,8 @@ def _print(seen: Overview, zone: tzinfo) -> None:
         click.echo(f"WARNING {line}")
     for name in seen.aside:
         click.echo(f"kept aside by a restore: {name} (`aquad restore discard {name}` drops it)")
+    if seen.unfinished_restore:
+        click.echo(f"UNFINISHED restore: {seen.unfinished_restore} (`aquad restore resume` goes on)")
     for name in seen.drafts:
         click.echo(f"unfinished: {name} (a run is working on it, or died; the next run tidies up)")
 

@@ -44,7 +44,7 @@ def verify(invocation: Invocation, what: str, level: Level) -> None:
     chosen = list(catalog.backups) if what == "all" else [_chosen(catalog, repository.root, what)]
     if not chosen and not catalog.unreadable:
         raise NoSuchBackup("verify all: there is no backup", "`aquad run full` makes the first.")
-    with Bars(wanted=invocation.progress, as_json=invocation.json) as bars:
+    with Bars(invocation) as bars:
         verdicts = verify_backups(repository, chosen, level, bars)
     if what == "all":
         verdicts += unreadable(catalog, level)

@@ -45,12 +45,17 @@ def take_full(repository: Repository, sources: Sequence[Source[Any]], run: RunCo
     draft = repository.begin("full")
     try:
         run = replace(run, timestamp=draft.timestamp)
-        components = [_take(source, draft, _previous(repository, catalog, source.component), run) for source in sources]
+        errors: list[AquadError] = []
+        components = [
+            _take(source, draft, _previous(repository, catalog, source.component), run, errors) for source in sources
+        ]
+        outcomes = {"components": {component.name: component.outcome for component in components}}
         good = [component for component in components if component.good]
         failed = [f"{component.name}: {component.reason}" for component in components if not component.good]
         if not good:
             repository.abandon(draft)
-            return Work("failed", "; ".join(failed), {"components": {c.name: c.outcome for c in components}})
+            codes = {error.exit_code for error in errors}
+            return Work("failed", "; ".join(failed), outcomes, codes.pop() if len(codes) == 1 else 1)
         sealed = repository.seal(draft, _manifest(repository, draft, components, run, started_at))
     except (AquadError, OSError):
         # Kept from the recovery of the next run, because this one knows how it ended. What a signal or a bug leaves stays for it.
@@ -61,7 +66,7 @@ def take_full(repository: Repository, sources: Sequence[Source[Any]], run: RunCo
         draft.close()
     # Each file was read back from the disk and compared before it was sealed.
     repository.journal.append("verified", backup=sealed.id, level="bytes", outcome="success", run=run.run_id)
-    details = {"backup": sealed.id, "components": {c.name: c.outcome for c in components}}
+    details = {"backup": sealed.id, **outcomes}
     if failed:
         return Work("failed", "; ".join(failed), details)
     warnings = [f"{c.name}: {warning}" for c in components for warning in c.warnings]
@@ -79,7 +84,10 @@ def accepted(repository: Repository) -> set[str]:
     return names
 
 
-def _take(source: Source[Any], draft: Draft, previous: Reader | None, run: RunContext) -> ComponentRecord:
+def _take(
+    source: Source[Any], draft: Draft, previous: Reader | None, run: RunContext, errors: list[AquadError]
+) -> ComponentRecord:
+    """What fails is recorded, and put into `errors`."""
     sink = draft.sink(source.component)
     run.progress.stage(source.component, None)
     outcome: Literal["success", "warning", "failed"] = "success"
@@ -89,6 +97,7 @@ def _take(source: Source[Any], draft: Draft, previous: Reader | None, run: RunCo
             raise RepositoryRefused(f"take {source.component}: it produced no artifact")
     except AquadError as error:
         sink.discard()
+        errors.append(error)
         return ComponentRecord(
             name=source.component,
             outcome="failed",

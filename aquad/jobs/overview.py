@@ -6,6 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from aquad.core.clock import from_text
+from aquad.jobs.discard import kept_databases
+from aquad.jobs.restore import unfinished
 from aquad.observe.overview import ComponentView, Overview
 
 if TYPE_CHECKING:
@@ -44,11 +46,19 @@ def overview(
         stored_bytes=sum(backup.stored_bytes for backup in catalog.backups),
         free_bytes=disk.f_bavail * disk.f_frsize,
         unreadable=[one.id for one in catalog.unreadable],
-        aside=sorted(path.name for path in repository.layout.aside.iterdir()),
+        aside=[*sorted(path.name for path in repository.layout.aside.iterdir()), *kept_databases(entries)],
+        unfinished_restore=_unfinished(entries),
         drafts=sorted(path.name for path in repository.layout.drafts.iterdir()),
         last_run=last,
         warnings=warnings,
     )
+
+
+def _unfinished(entries: Sequence[Mapping[str, Any]]) -> str:
+    found = unfinished(entries)
+    if found is None:
+        return ""
+    return f"run {found.run} of {found.at}: {', '.join(name for name, _ in found.left)} not restored"
 
 
 def _component(

@@ -9,17 +9,21 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aquad.core.errors import InvalidUse, NoSuchBackup, RestoreFailed
+from aquad.core.errors import AquadError, InvalidUse, NoSuchBackup, RestoreFailed
 from aquad.core.escape import escaped
 from aquad.jobs.run import Work
 from aquad.repository.reader import BackupReader, FileReader, check_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from aquad.repository.manifest import Manifest
     from aquad.repository.repository import Repository
     from aquad.stream.artifact import Reader, RunContext, Source, Step
+
+
+EVERYTHING = "restore all"
+"""The job's name in the journal."""
 
 
 class Order(NamedTuple):
@@ -107,18 +111,23 @@ def restore(
 ) -> Work:
     """`confirm` is shown the plan and raises ConfirmationNeeded unless somebody agrees.
 
-    The components come one after the other; the first that fails ends it, and the error says which were done.
+    The components come one after the other; the first that fails ends it, the error says which were done, and `unfinished`
+    what is left.
     """
     confirm(plan(orders))
+    repository.journal.append(
+        "restore_started", run=run.run_id, orders=[[order.component, order.reader.origin] for order in orders]
+    )
     done: dict[str, object] = {}
     for order in orders:
         run.progress.stage(f"restoring {order.component}", None)
         started = run.clock.monotonic()
         try:
             facts = order.source.restore(order.reader, order.target, run)
-        except RestoreFailed as error:
-            if done:
-                error.message += f" (restored before that: {', '.join(done)})"
+        except AquadError as error:
+            if len(orders) > 1:
+                error.message += f" (restored before that: {', '.join(done) or 'nothing'})"
+                error.hint = f"{error.hint} When that is mended, go on with: aquad restore resume".strip()
             raise
         milliseconds = int((run.clock.monotonic() - started) * 1000)
         repository.journal.append(
@@ -127,9 +136,36 @@ def restore(
             component=order.component,
             origin=escaped(order.reader.origin),
             milliseconds=milliseconds,
+            kept=facts.get("kept") or [],
         )
         done[order.component] = facts
     return Work("success", "", {"restored": sorted(done), "facts": done})
+
+
+class Unfinished(NamedTuple):
+    """A restore of everything that did not come to its end. `left`: component and origin, in order."""
+
+    run: str
+    at: str
+    done: Sequence[str]
+    left: Sequence[tuple[str, str]]
+
+
+def unfinished(entries: Iterable[Mapping[str, Any]]) -> Unfinished | None:
+    """What the newest restore of everything left undone, or None. One that is still under way is unfinished too."""
+    found: Unfinished | None = None
+    everything = ""
+    for entry in entries:
+        match entry["event"]:
+            case "run_started" if entry["job"] == EVERYTHING:
+                everything = entry["run"]
+            case "restore_started" if entry["run"] == everything:
+                left = [(component, origin) for component, origin in entry["orders"]]
+                found = Unfinished(everything, entry["at"], [], left)
+            case "restored" if found and entry["run"] == found.run:
+                done = [*found.done, entry["component"]]
+                found = found._replace(done=done, left=[one for one in found.left if one[0] not in done])
+    return found if found and found.left else None
 
 
 def _check_space(plans: Sequence[Plan]) -> None:

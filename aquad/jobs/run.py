@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from aquad.repository.repository import Repository
 
 Outcome = Literal["success", "warning", "failed", "aborted"]
-EXIT_CODES: dict[Outcome, int] = {"success": 0, "warning": 3, "failed": 1}
 REASON_CHARACTERS = 2000
 FORMER_RUNS = 50
 
@@ -33,6 +32,12 @@ class Work(NamedTuple):
     outcome: Literal["success", "warning", "failed"]
     reason: str = ""
     details: dict[str, Any] = {}  # noqa: RUF012 - a NamedTuple's default, never changed
+    failure_code: int = 1
+    """The exit code of a failure: that of its one cause, where there is but one and nothing came of the run."""
+
+    @property
+    def exit_code(self) -> int:
+        return {"success": 0, "warning": 3, "failed": self.failure_code}[self.outcome]
 
 
 class Limits(NamedTuple):

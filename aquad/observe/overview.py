@@ -42,6 +42,9 @@ class Overview:
     free_bytes: int
     unreadable: Sequence[str]
     aside: Sequence[str]
+    """Directories in the repository, and databases on the server, that restores kept."""
+    unfinished_restore: str
+    """What the newest restore of everything left undone; empty when nothing."""
     drafts: Sequence[str]
     last_run: str
     warnings: Sequence[str]

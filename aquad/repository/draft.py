@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aquad.stream.artifact import Facts, Part
 
 BUFFER_BYTES = 512 << 10
-BUFFERS_UNDER_WAY = 8
+BUFFERS_UNDER_WAY = 4
 SYNC_BYTES = 32 << 20
 """A long file goes to the disk, and is read back from there, as it is written: little is left to wait for at its end."""
 

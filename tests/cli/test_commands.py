@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import stat
@@ -182,6 +183,51 @@ class TestVerbs:
         stack.ok("restore", "discard", archive.parent.name, "--yes")
         assert list((stack.backups / "aside").iterdir()) == []
 
+    def test_status_names_databases_that_a_restore_kept_until_they_are_discarded(self, stack):
+        stack.ok("run", "full", "--component", "postgres")
+        stack.ok("restore", "postgres", "latest", "--yes")
+        (kept,) = [
+            name for name in json.loads(stack.ok("--json", "status"))["aside"] if name.startswith("shop_before_")
+        ]
+        assert f"kept aside by a restore: {kept}" in stack.ok("status")
+        assert f"would drop {kept}" in stack.ok("restore", "discard", "--dry-run")
+        with stack.server.connect() as connection:
+            connection.execute(f'DROP DATABASE "{kept}" WITH (FORCE)')
+        assert "gone from the server" in stack.ok("restore", "discard", "--yes")
+        assert json.loads(stack.ok("--json", "status"))["aside"] == []
+
+    @pytest.mark.skipif(not ROOT, reason="mounting needs root")
+    def test_O2_a_restore_of_everything_that_failed_goes_on(self, stack):
+        stack.ok("run", "full")
+        volumes = stack.top / "volumes"
+        before = {n: compare.tree(n, volumes / n) for n in playground.VOLUMES}
+        assert "no restore of everything is unfinished" in stack.refused(10, "restore", "resume", "--yes")
+        locked = volumes / "zookeeper_data"
+        (locked / "written since").write_text("x")
+        subprocess.run(["mount", "--bind", locked, locked], check=True)
+        subprocess.run(["mount", "-o", "remount,ro,bind", locked], check=True)
+        try:
+            said = stack.refused(1, "restore", "all", "latest", "--yes")
+        finally:
+            subprocess.run(["umount", locked], check=True)
+        assert "restored before that: configs, kafka_data" in said
+        assert "aquad restore resume" in said
+        assert "UNFINISHED restore" in stack.ok("status")
+        plan = stack.ok("restore", "resume", "--dry-run")
+        assert "zookeeper_data from" in plan
+        assert "kafka_data" not in plan
+        stack.ok("run", "full", "--component", "configs")  # a later backup does not change what is left to restore
+        stack.ok("restore", "resume", "--yes")
+        assert {n: compare.tree(n, volumes / n) for n in playground.VOLUMES} == before
+        assert "UNFINISHED" not in stack.ok("status")
+        stack.refused(10, "restore", "resume", "--yes")
+
+    def test_quiet_and_verbose(self, stack):
+        assert stack.ok("-q", "run", "full", "--component", "configs") == ""
+        loud = stack.run("-v", "run", "full", "--component", "configs")
+        assert re.search(r"^\d\d:\d\d:\d\d configs$", loud.stderr, re.MULTILINE)
+        assert "-q or -v" in stack.refused(2, "-q", "-v", "list")
+
     def test_configs_show_what_changes_and_never_a_secret(self, stack):
         stack.ok("run", "full")
         env = stack.top / "checkout/infra/docker/compose/.env"
@@ -231,18 +277,18 @@ class TestBadInput:
 
     def test_server_down_and_wrong_password(self, stack):
         down = stack.changed(f"port = {stack.server.port}", "port = 1")
-        assert "127.0.0.1:1" in stack.refused(1, "run", "full", "--component", "postgres", settings=down)
+        assert "127.0.0.1:1" in stack.refused(13, "run", "full", "--component", "postgres", settings=down)
         wrong = stack.top / "wrong"
         wrong.write_text("no"), wrong.chmod(0o600)
         settings = stack.changed(str(stack.server.password_file), str(wrong))
         assert "password authentication failed" in stack.refused(
-            1, "run", "full", "--component", "postgres", settings=settings
+            13, "run", "full", "--component", "postgres", settings=settings
         )
         missing = stack.changed(str(stack.server.password_file), "/nowhere/password")
-        assert "/nowhere/password" in stack.refused(1, "run", "full", "--component", "postgres", settings=missing)
+        assert "/nowhere/password" in stack.refused(2, "run", "full", "--component", "postgres", settings=missing)
         wrong.chmod(0o644)
         settings = stack.changed(str(stack.server.password_file), str(wrong))
-        assert "chmod 600" in stack.refused(1, "run", "full", "--component", "postgres", settings=settings)
+        assert "chmod 600" in stack.refused(2, "run", "full", "--component", "postgres", settings=settings)
 
     def test_no_tools_of_that_major(self, stack):
         settings = stack.changed(str(stack.server.bin), str(binaries(15)))
