@@ -50,7 +50,7 @@ class _Session:
         from aquad.jobs.restore import plan, restore
 
         if self.plan_only:
-            self._show(plan(orders))
+            self._show(plan(self.repository, orders))
             return
         started = self.wiring.clock.monotonic()
         work = self.run(name, lambda context: restore(self.repository, orders, self._confirm, context))
@@ -90,15 +90,15 @@ class _Session:
 
     def _show(self, plans: Sequence[Plan]) -> None:
         if self.invocation.json:
-            print_json(
-                plan=[
-                    {"component": p.component, "origin": p.origin, "steps": [s._asdict() for s in p.steps]}
-                    for p in plans
-                ]
-            )
+            print_json(plan=[{**p._asdict(), "steps": [s._asdict() for s in p.steps]} for p in plans])
             return
         for plan in plans:
-            click.echo(f"{plan.component} from {escaped(plan.origin)}:")
+            took = (
+                "never restored before"
+                if plan.last_milliseconds is None
+                else f"took {duration(plan.last_milliseconds / 1000)} last time"
+            )
+            click.echo(f"{plan.component} from {escaped(plan.origin)} ({took}):")
             for number, step in enumerate(plan.steps, start=1):
                 size = f" ({human_bytes(step.needs_bytes)} of free space)" if step.needs_bytes else ""
                 click.echo(f"  {number}. {escaped(step.text)}{size}")

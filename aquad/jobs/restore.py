@@ -39,6 +39,8 @@ class Plan(NamedTuple):
     component: str
     origin: str
     steps: Sequence[Step]
+    last_milliseconds: int | None
+    """What its last restore took; None when it was never restored."""
 
     @property
     def overwrites(self) -> list[str]:
@@ -96,10 +98,16 @@ def _open_file(
     return reader
 
 
-def plan(orders: Sequence[Order]) -> list[Plan]:
+def plan(repository: Repository, orders: Sequence[Order]) -> list[Plan]:
     """Look, and touch nothing. Raises RestoreFailed when a target's disk is too small."""
+    took = {e["component"]: e["milliseconds"] for e in repository.journal.entries() if e["event"] == "restored"}
     plans = [
-        Plan(order.component, order.reader.origin, order.source.plan_restore(order.reader, order.target))
+        Plan(
+            order.component,
+            order.reader.origin,
+            order.source.plan_restore(order.reader, order.target),
+            took.get(order.component),
+        )
         for order in orders
     ]
     _check_space(plans)
@@ -114,7 +122,7 @@ def restore(
     The components come one after the other; the first that fails ends it, the error says which were done, and `unfinished`
     what is left.
     """
-    confirm(plan(orders))
+    confirm(plan(repository, orders))
     repository.journal.append(
         "restore_started", run=run.run_id, orders=[[order.component, order.reader.origin] for order in orders]
     )

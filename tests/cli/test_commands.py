@@ -111,6 +111,9 @@ class TestVerbs:
         with stack.server.connect("shop") as connection:
             assert connection.execute("SELECT count(*) FROM items").fetchone() == (1000,)
         assert "(last time)" in stack.ok("status")
+        assert re.search(
+            r"configs from \w+ \(took [\d.]+s last time\)", stack.ok("restore", "plan", "configs", "latest")
+        )
         assert "discarded shop_before_" in stack.ok("restore", "discard", "--yes")
 
     def test_json_has_a_schema_version(self, stack):
@@ -377,6 +380,20 @@ class TestBadInput:
         assert "--trusted" in stack.refused(2, "restore", "volume", "zookeeper_data", copy, "--to", stack.top / "t")
         stack.ok("restore", "volume", "zookeeper_data", copy, "--trusted", "--to", stack.top / "t")
         assert compare.tree("x", stack.top / "t") == compare.tree("x", stack.top / "volumes" / "zookeeper_data")
+
+    def test_a_dump_of_no_manifest_is_restored_when_somebody_vouches_for_it(self, stack):
+        dump = stack.top / "shop.sql"
+        server = stack.server
+        command = [server.bin / "pg_dump", "-h", server.directory, "-p", str(server.port), "-U", "postgres", "shop"]
+        dump.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
+        assert "--trusted" in stack.refused(2, "restore", "postgres", dump, "--database", "shop")
+        assert "--yes" in stack.refused(2, "restore", "postgres", dump, "--trusted", "--database", "shop")
+        with server.connect("shop") as connection:
+            connection.execute("TRUNCATE items")
+        stack.ok("restore", "postgres", dump, "--trusted", "--database", "shop", "--yes")
+        with server.connect("shop") as connection:
+            assert connection.execute("SELECT count(*) FROM items").fetchone() == (1000,)
+        stack.ok("restore", "discard", "--yes")
 
     def test_O1_live_data_is_not_overwritten_without_yes(self, stack):
         stack.ok("run", "full")

@@ -133,9 +133,11 @@ def test_O3_space_on_the_server_is_looked_at_before_anything_is_made(large, tmp_
     with mounted(tmp_path / "data", "tmpfs", "size=1m") as data_path:
         postgres = Postgres(login=large.login, databases=[], bin_dir=str(large.bin), data_path=data_path)
         with pytest.raises(RestoreFailed, match="bytes are needed"):
-            plan([Order("postgres", postgres, reader, PostgresTarget(database="faulty"))])
-        (planned,) = plan([Order("postgres", postgres, reader, PostgresTarget(database="faulty", in_place=True))])
+            plan(repository, [Order("postgres", postgres, reader, PostgresTarget(database="faulty"))])
+        (planned,) = plan(
+            repository, [Order("postgres", postgres, reader, PostgresTarget(database="faulty", in_place=True))]
+        )
         assert planned.overwrites == ["database faulty, which is GONE before the new one is there"]
-        plan([Order("postgres", postgres, reader, PostgresTarget(login=large.login, database="faulty"))])
+        plan(repository, [Order("postgres", postgres, reader, PostgresTarget(login=large.login, database="faulty"))])
     unseen = source(large).plan_restore(reader, PostgresTarget(database="faulty"))
     assert any("free space on the server is not known" in step.warning for step in unseen)
