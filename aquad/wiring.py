@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aquad.jobs.run import Limits
     from aquad.repository.repository import Repository
     from aquad.settings import Loaded, Settings
-    from aquad.sources.configs import Configs
+    from aquad.sources.configs.source import Configs
     from aquad.sources.postgres.dump import Postgres
     from aquad.sources.postgres.server import Login
     from aquad.sources.volumes import Volume
@@ -80,7 +80,7 @@ class Wiring:
         return self.postgres() if name == "postgres" else self.volume(name, accepted)
 
     def configs(self) -> Configs:
-        from aquad.sources.configs import Configs
+        from aquad.sources.configs.source import Configs
 
         section = self.settings.configs
         return Configs(root=section.root, paths=section.paths, optional_paths=section.optional_paths)
@@ -100,6 +100,7 @@ class Wiring:
             quiesce=section.quiesce,
             may_shrink=section.may_shrink,
             accepted=name in accepted,
+            service=section.service,
         )
 
     def login(self) -> Login:

@@ -67,6 +67,14 @@ class _Session:
                 self.invocation,
                 f"restored {', '.join(work.details['restored'])} in {duration(seconds)}, compared with what was sealed",
             )
+            for component, facts in work.details["facts"].items():
+                for kept in filter(None, (facts.get("kept"), facts.get("aside"))):
+                    where = kept if isinstance(kept, str) else ", ".join(kept)
+                    say(self.invocation, f"{component}: what was replaced is kept in {escaped(where)}")
+        if work.reason and not self.invocation.json:
+            click.echo(f"aquad: warning: {work.reason}", err=True)
+        if work.exit_code:
+            raise SystemExit(work.exit_code)
 
     def run(self, name: str, work: Callable[[RunContext], Work]) -> Work:
         from aquad.jobs.run import run_job
@@ -300,7 +308,7 @@ def _default_target(session: _Session, name: str, _: Wiring) -> object:
 
 
 def _configs_target(to: Path | None) -> object:
-    from aquad.sources.configs import ConfigsTarget
+    from aquad.sources.configs.source import ConfigsTarget
 
     return ConfigsTarget(to=to)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from aquad.repository.manifest import Manifest
     from aquad.repository.repository import Repository
-    from aquad.stream.artifact import Reader, RunContext, Source, Step
+    from aquad.stream.artifact import Facts, Reader, RunContext, Source, Step
 
 
 EVERYTHING = "restore all"
@@ -126,7 +126,7 @@ def restore(
     repository.journal.append(
         "restore_started", run=run.run_id, orders=[[order.component, order.reader.origin] for order in orders]
     )
-    done: dict[str, object] = {}
+    done: dict[str, Facts] = {}
     for order in orders:
         run.progress.stage(f"restoring {order.component}", None)
         started = run.clock.monotonic()
@@ -147,7 +147,8 @@ def restore(
             kept=facts.get("kept") or [],
         )
         done[order.component] = facts
-    return Work("success", "", {"restored": sorted(done), "facts": done})
+    skipped = [f"{component}: {line}" for component, facts in done.items() for line in facts.get("skipped", [])]
+    return Work("warning" if skipped else "success", "; ".join(skipped), {"restored": sorted(done), "facts": done})
 
 
 class Unfinished(NamedTuple):

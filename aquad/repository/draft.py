@@ -172,10 +172,35 @@ class RawArtifact:
             )
         )
 
+    def abandon(self) -> None:
+        self._file.abandon()
+        if self._index is not None:
+            self._index.abandon()
+
     def _write_lines(self) -> None:
         if self._index is not None:
             self._index.write(self._deflate.compress(b"".join(self._lines)))
         self._lines, self._lines_bytes = [], 0
+
+
+class AsideArtifact(RawArtifact):
+    """What a restore replaces, kept outside of any backup. Its file gets its name when it is whole."""
+
+    def __init__(self, file: HashedFile, directory: Path) -> None:
+        super().__init__(file, None, [])
+        self._directory = directory
+
+    def finish(self, *, plain_bytes: int, facts: Facts) -> None:
+        super().finish(plain_bytes=plain_bytes, facts=facts)
+        unfinished = self._directory / self._file.path
+        files.rename(unfinished, unfinished.with_suffix(""))
+        files.sync_directory(self._directory)
+
+    def abandon(self) -> None:
+        super().abandon()
+        files.remove(self._directory / self._file.path)
+        if not any(self._directory.iterdir()):
+            files.remove_directory(self._directory)
 
 
 class DraftSink:

@@ -20,7 +20,7 @@ from aquad.core.errors import Damaged, RepositoryRefused
 from aquad.core.escape import escaped
 from aquad.repository import layout, lock, manifest, recovery
 from aquad.repository.catalog import Catalog, Unreadable
-from aquad.repository.draft import Draft, HashedFile, RawArtifact
+from aquad.repository.draft import AsideArtifact, Draft, HashedFile
 from aquad.storage import files
 from aquad.storage.journal import Journal
 
@@ -208,15 +208,16 @@ class Repository:
         """Remove a draft that will not be sealed: its run knows that it failed, and says so."""
         self._drop(draft.path)
 
-    def aside(self, stamp: str, name: str) -> RawArtifact:
-        """A file for what a restore replaces: `aside/<timestamp>/<name>.tar.gz`; never counted as a backup."""
+    def aside(self, stamp: str, name: str) -> AsideArtifact:
+        """A file for what a restore replaces: `aside/<timestamp>/<name>.tar.gz`; never counted as a backup.
+
+        Until it is finished its name ends in `.unfinished`, so that nobody takes a part of it for all.
+        """
         directory = self.layout.aside / stamp
         if not directory.is_dir():
             files.make_directory(directory)
             files.sync_directory(self.layout.aside)
-        file = HashedFile(directory, f"{name}.tar.gz")
-        files.sync_directory(directory)
-        return RawArtifact(file, None, [])
+        return AsideArtifact(HashedFile(directory, f"{name}.tar.gz.unfinished"), directory)
 
     def discard_aside(self, stamp: str) -> None:
         """Remove what one restore kept aside."""

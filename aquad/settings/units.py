@@ -101,6 +101,7 @@ def _relative(value: object) -> str:
         or not value
         or "\0" in value
         or Path(value).is_absolute()
+        or not Path(value).parts
         or {"..", "."} & set(Path(value).parts)
     ):
         raise ValueError("a path relative to configs.root, without '..'")

@@ -44,6 +44,10 @@ class RawFile(Protocol):
         """Close the artifact. An artifact that was not finished is not sealed."""
         ...
 
+    def abandon(self) -> None:
+        """Close it unfinished; nothing of it will be used. May be called after a failed `finish`."""
+        ...
+
 
 class Sink(Protocol):
     """Where a source puts its artifacts: the local draft of one component."""

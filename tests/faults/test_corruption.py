@@ -6,7 +6,7 @@ import shutil
 
 from aquad.demo import playground
 from aquad.jobs.verify import verify
-from aquad.sources.configs import Configs
+from aquad.sources.configs.source import Configs
 from aquad.sources.volumes import Volume
 from aquad.stream.artifact import Silent
 from tests.small import Words, back_up, make_repository

@@ -5,6 +5,7 @@ import random
 import socket
 import stat
 import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -223,6 +224,22 @@ class TestWriting:
         )
         for name in ("s", "t"):
             subprocess.run(["rm", "-rf", name], cwd=tmp_path, check=True)
+
+    def test_F12_a_tree_deeper_than_the_stack_of_python_comes_back(self, tmp_path):
+        (tmp_path / "s").mkdir()
+        path = tmp_path / "s"
+        for _ in range(500):
+            path /= "d"
+        os.makedirs(path)
+        (path / "file").write_text("deep")
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(300)
+        try:
+            facts, reader = packed(tmp_path / "s", tmp_path / "s.tar.gz")
+        finally:
+            sys.setrecursionlimit(limit)
+        assert facts.members == 502
+        assert [line["path"] for line in reader.lines][-1] == "./" + "d/" * 500 + "file"
 
     @pytest.mark.skipif(not ROOT, reason="needs an ordinary user beside root")
     def test_F10_what_cannot_be_read_is_an_error(self, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
@@ -54,37 +55,58 @@ class Walk:
         finally:
             os.close(above)
 
-    def _below(
-        self, above: int, leaf: str, path: bytes, status: os.stat_result, *, follow: bool = False
-    ) -> Iterator[Entry]:
+    def _below(self, above: int, leaf: str, path: bytes, status: os.stat_result, *, follow: bool) -> Iterator[Entry]:
+        """By a stack of its own, one open directory a level: a tree is deeper than Python's stack if somebody wants it so."""
+        stack = [_Level.of(above, leaf, path, follow=follow)]
         try:
-            here = os.open(
-                leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW), dir_fd=above
-            )
-        except FileNotFoundError:
-            self._vanished(path)
-            return
-        except OSError as error:
-            raise unreadable(path, error) from error
-        try:
-            for name in sorted(os.listdir(here), key=os.fsencode):
-                below = path + b"/" + os.fsencode(name)
+            while stack:
+                level = stack[-1]
+                name = next(level.names, None)
+                if name is None:
+                    os.close(stack.pop().directory)
+                    continue
+                below = level.path + b"/" + os.fsencode(name)
                 try:
-                    found = os.stat(name, dir_fd=here, follow_symlinks=False)
-                except FileNotFoundError:
-                    self._vanished(below)
-                    continue
-                if stat.S_ISSOCK(found.st_mode):
-                    self._skip(below, "a socket")
-                    continue
-                yield Entry(below, found, here, name)
-                if stat.S_ISDIR(found.st_mode):
+                    found = os.stat(name, dir_fd=level.directory, follow_symlinks=False)
+                    if stat.S_ISSOCK(found.st_mode):
+                        self._skip(below, "a socket")
+                        continue
+                    yield Entry(below, found, level.directory, name)
+                    if not stat.S_ISDIR(found.st_mode):
+                        continue
                     if found.st_dev == status.st_dev:
-                        yield from self._below(here, name, below, found)
+                        stack.append(_Level.of(level.directory, name, below, follow=False))
                     else:
                         self._skip(below, "another file system is mounted there")
+                except FileNotFoundError:
+                    self._vanished(below)
         finally:
-            os.close(here)
+            for level in stack:
+                os.close(level.directory)
+
+
+class _Level(NamedTuple):
+    """A directory that the walk is in, and the names in it that were not looked at yet."""
+
+    path: bytes
+    directory: int
+    names: Iterator[str]
+
+    @classmethod
+    def of(cls, above: int, leaf: str, path: bytes, *, follow: bool) -> _Level:
+        """Raises FileNotFoundError when it has vanished, SourceFailed when it cannot be read."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+        try:
+            with contextlib.ExitStack() as opened:
+                directory = os.open(leaf, flags, dir_fd=above)
+                opened.callback(os.close, directory)
+                names = sorted(os.listdir(directory), key=os.fsencode)
+                opened.pop_all()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise unreadable(path, error) from error
+        return cls(path, directory, iter(names))
 
 
 def unreadable(path: bytes, error: OSError) -> SourceFailed:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import os
+import struct
 import tarfile
+import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,12 +21,13 @@ from aquad.stream.tarball.header import ACL_KEYWORDS, acl_binary
 from aquad.stream.tarball.tree import Member, TreeWriter, checked, components
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from aquad.stream.artifact import Reader
 
+NONSENSE = (tarfile.TarError, EOFError, ValueError, KeyError, OverflowError, RecursionError, struct.error)
+"""What tarfile and `_line` raise over headers that somebody made up."""
 UNDER_WAY = 16
 PIECE_BYTES = 1 << 20
 TYPES = {
@@ -70,25 +74,49 @@ def extract(
     With an index every line is checked before the first byte is written, and each file's SHA-256 after.
     """
     indexed = reader.members(path) is not None
-    stand_ins = _stand_ins(reader, path, only) if indexed else {}
-    tree = TreeWriter(target)
     try:
-        chosen = _chosen(_pairs(reader, path, indexed=indexed), only, stand_ins)
-        with ThreadPoolExecutor(workers, "inflate") as pool:
-            facts = _Extraction(reader, path, tree, advance, cancel).run(chosen, pool if indexed else None)
-        tree.finish()
+        with contextlib.closing(TreeWriter(target)) as tree:
+            chosen = _chosen(_pairs(reader, path, indexed=indexed), only, _stand_ins(reader, path, only))
+            with ThreadPoolExecutor(workers, "inflate") as pool:
+                facts = _Extraction(reader, path, tree, advance, cancel).run(chosen, pool if indexed else None)
+            tree.finish()
     except OSError as error:
         raise RestoreFailed(
-            f"restore to {target}: {os.strerror(error.errno or 0)}", "Look at the disk and the rights there."
+            f"restore to {os.path.realpath(target)}: {os.strerror(error.errno or 0)}",
+            "Look at the disk and the rights there.",
         ) from error
-    finally:
-        tree.close()
+    sealed = reader.facts.get("members"), reader.facts.get("files")
+    if only is None and None not in sealed and (facts.members, facts.files) != sealed:
+        raise RestoreFailed(
+            f"restore to {target}: {facts.members} members and {facts.files} files were written, sealed were {sealed[0]} and {sealed[1]}"
+        )
     return facts
+
+
+def refuse_unless_empty(target: Path, what: str) -> None:
+    """Raises RestoreFailed when `target` is there, and is anything but an empty directory."""
+    try:
+        entries = os.listdir(target)
+    except FileNotFoundError:
+        if not os.path.islink(target):
+            return
+        entries = ["a symlink to nowhere"]
+    except OSError as error:
+        raise RestoreFailed(
+            f"restore {what} to {target}: {os.strerror(error.errno or 0)}",
+            "Choose an empty directory. Nothing was changed.",
+        ) from error
+    if entries:
+        raise RestoreFailed(
+            f"restore {what} to {target}: there is something in it", "Choose an empty directory. Nothing was changed."
+        )
 
 
 def _stand_ins(reader: Reader, path: str, only: Callable[[bytes], bool] | None) -> dict[bytes, tuple[bytes, ...]]:
     """Read and check the whole index. Of files that are chosen by the name of a hard link alone: that name."""
     names: dict[bytes, tuple[bytes, ...]] = {}
+    if only is None and reader.members(path) is None:
+        return names  # without an index that would be to read the archive twice for nothing
     for member in list_members(reader, path):
         if only is not None and member.type == "hardlink" and only(member.name):
             first = b"/".join(components(member.link))
@@ -131,29 +159,36 @@ class _Extraction:
         self._tree = tree
         self._advance = advance
         self._cancel = cancel
+        self._over = threading.Event()
 
     def run(
         self, members: Iterator[tuple[Member, Iterator[bytes] | None]], pool: ThreadPoolExecutor | None
     ) -> ExtractFacts:
         count = files = plain_bytes = 0
         under_way: deque[Future[None]] = deque()
-        for member, data in members:
-            if self._cancel.is_set():
-                raise RestoreFailed("restore: cancelled")
-            count += 1
-            fd = self._tree.add(member)
-            if fd is None:
-                continue
-            files, plain_bytes = files + 1, plain_bytes + member.size
-            if pool is None:
-                self._fill(member, fd, data or iter(()))
-            else:
-                under_way.append(pool.submit(self._fill, member, fd, None))
-                if len(under_way) > UNDER_WAY:
-                    under_way.popleft().result()
-        for future in under_way:
-            future.result()
+        try:
+            for member, data in members:
+                self._stop_if_over()
+                count += 1
+                fd = self._tree.add(member)
+                if fd is None:
+                    continue
+                files, plain_bytes = files + 1, plain_bytes + member.size
+                if pool is None:
+                    self._fill(member, fd, data or iter(()))
+                else:
+                    under_way.append(pool.submit(self._fill, member, fd, None))
+                    if len(under_way) > UNDER_WAY:
+                        under_way.popleft().result()
+            for future in under_way:
+                future.result()
+        finally:
+            self._over.set()  # whatever ended this (Ctrl-C too) also ends the files that are under way
         return ExtractFacts(count, files, plain_bytes, self._tree.skipped)
+
+    def _stop_if_over(self) -> None:
+        if self._cancel.is_set() or self._over.is_set():
+            raise RestoreFailed("restore: cancelled")
 
     def _fill(self, member: Member, fd: int, data: Iterator[bytes] | None) -> None:
         """Write a file's bytes at their places and compare them with the index; holes stay holes."""
@@ -161,7 +196,12 @@ class _Extraction:
             os.ftruncate(fd, member.size)
             segments = member.line.get("segments") or [[0, member.size]]
             digest = hashlib.sha256()
-            _place(fd, segments, self._watched(data if data is not None else self._inflated(member), digest), member)
+            _place(
+                fd,
+                segments,
+                self._watched(data if data is not None else content(self._reader, self._path, member), digest),
+                member,
+            )
             if data is None and digest.hexdigest() != member.line.get("sha256"):
                 raise Damaged(
                     f"restore {escaped(member.name)}: its bytes are not those of the index", "Use another backup."
@@ -172,21 +212,23 @@ class _Extraction:
 
     def _watched(self, data: Iterator[bytes], digest: Any) -> Iterator[bytes]:
         for piece in data:
+            self._stop_if_over()
             digest.update(piece)
             self._advance(len(piece))
             yield piece
 
-    def _inflated(self, member: Member) -> Iterator[bytes]:
-        """The member's data: without its header, and without the padding behind it."""
-        skip = member.line["header_bytes"]
-        left = sum(length for _, length in member.line["segments"]) if "segments" in member.line else member.size
-        for offset, length, _ in member.line["chunks"]:
-            for plain in inflate(self._reader.read(self._path, offset, length), escaped(member.name)):
-                piece = plain[skip:]
-                skip = max(0, skip - len(plain))
-                piece, left = piece[:left], left - min(left, len(piece))
-                if piece:
-                    yield piece
+
+def content(reader: Reader, path: str, member: Member) -> Iterator[bytes]:
+    """The data of a file that has an index: without its header, without the padding behind it, and without its holes."""
+    skip = member.line.get("header_bytes", 0)
+    left = sum(length for _, length in member.line["segments"]) if "segments" in member.line else member.size
+    for offset, length, _ in member.line.get("chunks", ()):
+        for plain in inflate(reader.read(path, offset, length), escaped(member.name)):
+            piece = plain[skip:]
+            skip = max(0, skip - len(plain))
+            piece, left = piece[:left], left - min(left, len(piece))
+            if piece:
+                yield piece
 
 
 def _place(fd: int, segments: list[list[int]], data: Iterator[bytes], member: Member) -> None:
@@ -237,7 +279,7 @@ def _streamed(reader: Reader, path: str) -> Iterator[tuple[Member, Iterator[byte
             for info in archive:
                 yield checked(_line(info, path)), _data(archive, info)
             _check_end(archive, plain, path)
-    except (tarfile.TarError, EOFError) as error:
+    except NONSENSE as error:
         raise Damaged(f"read {path}: {escaped(str(error))}", "The archive is damaged or cut off.") from error
 
 
@@ -264,8 +306,9 @@ def _line(info: tarfile.TarInfo, path: str) -> Mapping[str, Any]:
     for name, keyword in ACL_KEYWORDS.items():
         if keyword in info.pax_headers:
             xattrs[name] = acl_binary(info.pax_headers[keyword])
-    whole, _, fraction = info.pax_headers.get("mtime", "").partition(".")
-    mtime_ns = int(whole) * 10**9 + int(fraction.ljust(9, "0")[:9] or 0) if whole else int(info.mtime) * 10**9
+    whole, _, fraction = info.pax_headers.get("mtime", str(int(info.mtime))).partition(".")
+    nanoseconds = int(fraction.ljust(9, "0")[:9] or 0)
+    mtime_ns = int(whole) * 10**9 + (-nanoseconds if whole.startswith("-") else nanoseconds)
     line: dict[str, Any] = {
         "path": "",
         "path_base64": base64.b64encode(os.fsencode(info.name)).decode(),
