@@ -89,7 +89,8 @@ def _take(
 ) -> ComponentRecord:
     """What fails is recorded, and put into `errors`."""
     sink = draft.sink(source.component)
-    run.progress.stage(source.component, None)
+    last_bytes = sum(artifact.plain_bytes for artifact in previous.artifacts) if previous else None
+    run.progress.stage(source.component, last_bytes)  # about as much as last time
     outcome: Literal["success", "warning", "failed"] = "success"
     try:
         taken = source.take(sink, previous, run)

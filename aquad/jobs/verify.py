@@ -73,20 +73,21 @@ def _problems(root: Path, backup: Manifest, level: Level, progress: Progress) ->
         except Damaged as error:
             problems.append(str(error))
     if level == "content" and not problems:
+        progress.stage(f"{backup.id}, content", backup.stored_bytes)
         for component in backup.components:
             reader = BackupReader(root, backup, component)
             for artifact in component.artifacts:
                 try:
-                    _check_content(root, artifact, reader)
+                    _check_content(root, artifact, reader, progress)
                 except Damaged as error:
                     problems.append(str(error))
     return problems
 
 
-def _check_content(root: Path, artifact: ArtifactRecord, reader: BackupReader) -> None:
+def _check_content(root: Path, artifact: ArtifactRecord, reader: BackupReader, progress: Progress) -> None:
     members = reader.members(artifact.path)
     if members is not None:
-        _check_members(root / artifact.path, artifact, members)
+        _check_members(root / artifact.path, artifact, members, progress)
         return
     for part in artifact.parts:
         plain = _plain(artifact, root / artifact.path, part.offset, part.length)
@@ -95,6 +96,7 @@ def _check_content(root: Path, artifact: ArtifactRecord, reader: BackupReader) -
     for chunk in _plain(artifact, root / artifact.path, 0, artifact.stored_bytes):
         digest.update(chunk)
         total += len(chunk)
+    progress.advance(artifact.stored_bytes)
     _expect(artifact.path, "plain bytes", total, artifact.plain_bytes)
     if artifact.plain_sha256 is not None:
         _expect(artifact.path, "plain SHA-256", digest.hexdigest(), artifact.plain_sha256)
@@ -105,7 +107,7 @@ def _plain(artifact: ArtifactRecord, path: Path, offset: int, length: int) -> An
     return inflate(stored, artifact.path) if artifact.compression == "gzip" else stored
 
 
-def _check_members(path: Path, artifact: ArtifactRecord, members: Any) -> None:
+def _check_members(path: Path, artifact: ArtifactRecord, members: Any, progress: Progress) -> None:
     """Every stretch of the archive belongs to one member, in order; the last is the tar's end of zero blocks."""
     position, total = 0, 0
     for member in members:
@@ -114,6 +116,7 @@ def _check_members(path: Path, artifact: ArtifactRecord, members: Any) -> None:
             _expect(name, "offset", member["offset"], position)
             total += _check_member(path, name, member)
             position += member["length"]
+            progress.advance(member["length"])
         except (KeyError, TypeError, ValueError) as error:
             raise Damaged(f"verify {name}: its line in the index is not what aquad writes: {error!r}") from error
     end = b"".join(inflate(file_chunks(path, position, artifact.stored_bytes - position), artifact.path))

@@ -132,9 +132,13 @@ class Step(NamedTuple):
 
 
 class Progress(Protocol):
-    def stage(self, name: str, total_bytes: int | None) -> None: ...
+    def stage(self, name: str, total_bytes: int | None) -> None:
+        """`total_bytes`: about how much there is to do; None when nobody knows."""
+        ...
 
-    def advance(self, count: int) -> None: ...
+    def advance(self, count: int) -> None:
+        """May be called from any thread."""
+        ...
 
 
 class Silent:
