@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from pathlib import Path
@@ -133,19 +134,23 @@ def empty_directory(top: Path) -> None:
 
 
 def settings_text(top: Path, server: EmbeddedServer) -> str:
-    volumes = "".join(f'[volumes.{name}]\npath = "{top / "volumes" / name}"\n' for name in VOLUMES)
+    volumes = "".join(f"[volumes.{name}]\npath = {_quoted(top / 'volumes' / name)}\n" for name in VOLUMES)
     return f"""\
 stack = "aquastream"
 [repository]
-path = "{top / "backups"}"
+path = {_quoted(top / "backups")}
 minimum_free = "1%"
 [encryption]
 mode = "off"
 [postgres]
 host = "127.0.0.1"
 port = {server.port}
-password_file = "{server.password_file}"
-bin_dir = "{server.bin_dir}"
+password_file = {_quoted(server.password_file)}
+bin_dir = {_quoted(server.bin_dir)}
 [configs]
-root = "{top / "checkout"}"
+root = {_quoted(top / "checkout")}
 {volumes}"""
+
+
+def _quoted(path: Path) -> str:
+    return json.dumps(str(path), ensure_ascii=False)  # a JSON string is a TOML string
