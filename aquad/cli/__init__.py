@@ -101,6 +101,8 @@ def main() -> None:
     """Run the command line; the exit codes are those of the README."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]  # the settings say where the server is; libpq would listen to PGHOSTADDR and the like too
     try:
         code = root.main(prog_name="aquad", standalone_mode=False)
     except click.exceptions.Abort:

@@ -225,6 +225,9 @@ class TestVerbs:
         assert "UNFINISHED" not in stack.ok("status")
         stack.refused(10, "restore", "resume", "--yes")
 
+    def test_the_environment_does_not_say_where_the_server_is(self, stack):
+        stack.ok("run", "full", "--component", "postgres", env={"PGHOSTADDR": "192.0.2.1", "PGSERVICE": "nonsense"})
+
     def test_quiet_and_verbose(self, stack):
         assert stack.ok("-q", "run", "full", "--component", "configs") == ""
         loud = stack.run("-v", "run", "full", "--component", "configs")

@@ -108,43 +108,30 @@ class Server:
                 f"listen_addresses='127.0.0.1'\nport={self.port}\nunix_socket_directories='{self.directory}'\nfsync=off\nshared_buffers=32MB\nmax_connections=40\nlogging_collector=off\n"
             )
 
-    def _as_user(self, command):
-        drop = (
-            ["setpriv", f"--reuid={self._user.pw_uid}", f"--regid={self._user.pw_gid}", "--clear-groups", "--"]
-            if self._user
-            else []
-        )
-        return [*drop, *map(str, command)]
+    def _surroundings(self):
+        """Of a child: as root another user, without root's capabilities."""
+        user = {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []} if self._user else {}
+        return {**user, "cwd": self.directory, "env": {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}}
 
     def _reachable(self, path):
-        return subprocess.run(self._as_user([path / "postgres", "--version"]), capture_output=True).returncode == 0
+        try:
+            subprocess.run([path / "postgres", "--version"], check=True, capture_output=True, **self._surroundings())
+        except (OSError, subprocess.CalledProcessError):
+            return False
+        return True
 
     def _run(self, tool, *arguments):
-        subprocess.run(
-            self._as_user([self.bin / tool, *arguments]),
-            check=True,
-            capture_output=True,
-            cwd=self.directory,
-            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
-        )
+        subprocess.run([self.bin / tool, *arguments], check=True, capture_output=True, **self._surroundings())
 
     def start(self):
-        log = (self.directory / "log").open("ab")
         guard = ["setpriv", "--pdeathsig", "INT", "--"]
-        drop = self._as_user([])[:-1]
-        command = (
-            [*drop, *guard, str(self.bin / "postgres"), "-D", str(self.data)]
-            if drop
-            else [*guard, str(self.bin / "postgres"), "-D", str(self.data)]
-        )
-        with log:
+        with (self.directory / "log").open("ab") as log:
             self._postgres = subprocess.Popen(
-                command,
+                [*guard, self.bin / "postgres", "-D", self.data],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                cwd=self.directory,
-                env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+                **self._surroundings(),
             )
         give_up = time.monotonic() + 30
         while True:

@@ -23,7 +23,7 @@ from aquad.stream.artifact import Finding, Part, Taken
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from aquad.sources.postgres.server import Login
+    from aquad.sources.postgres.server import Login, ToolAccess
     from aquad.sources.postgres.tools import Tools
     from aquad.stream.artifact import Facts, Reader, RunContext, Sink
 
@@ -44,14 +44,14 @@ class _Job(NamedTuple):
 
     login: Login
     tools: Tools
-    environment: Mapping[str, str]
+    access: ToolAccess
     run: RunContext
 
     def child(self, tool: str, *arguments: str) -> Child:
         return Child(
             [self.tools.path(tool), *arguments],
-            environment=self.environment,
-            keep_fds=self.run.keep_fds,
+            environment=self.access.environment,
+            keep_fds=(*self.run.keep_fds, self.access.passfile_fd),
             stall_seconds=self.run.stall_seconds if tool == "pg_dump" else None,
             deadline=self.run.deadline,
         )
@@ -121,10 +121,10 @@ class Postgres(PostgresRestore):
                 )
         try:
             with (
-                server.tool_environment(self._login, run.run_id) as environment,
+                server.tool_access(self._login, run.run_id) as access,
                 tempfile.TemporaryDirectory(prefix="aquad-") as scratch,
             ):
-                job = _Job(self._login, found, environment, run)
+                job = _Job(self._login, found, access, run)
                 texts = _Texts(job, Path(scratch))
                 sink.add(
                     f"postgres_backup_{run.timestamp}.sql.gz", self._backup_parts(job, texts, databases), gzip=True

@@ -42,12 +42,12 @@ def feed(login: Login, database: str, chunks: Iterable[bytes], tools: Tools, run
         "--output=/dev/null",
         f"--dbname={server.conninfo(login, database)}",
     ]
-    with server.tool_environment(login, run.run_id) as environment:
+    with server.tool_access(login, run.run_id) as access:
         try:
             with Child(
                 argv,
-                environment={**environment, "PGOPTIONS": "-c default_transaction_read_only=off"},
-                keep_fds=run.keep_fds,
+                environment={**access.environment, "PGOPTIONS": "-c default_transaction_read_only=off"},
+                keep_fds=(*run.keep_fds, access.passfile_fd),
                 stdin=True,
                 deadline=run.deadline,
             ) as child:

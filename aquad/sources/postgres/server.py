@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 CONNECT_SECONDS = 10
+logging.getLogger("psycopg").addHandler(
+    logging.NullHandler()
+)  # what matters it raises; its warnings are no message of ours
 _KEEPALIVES: dict[str, Any] = {
     "keepalives": "1",
     "keepalives_idle": "5",
@@ -118,23 +120,31 @@ def query(
         return cursor.fetchall() if cursor.description else []
 
 
+class ToolAccess(NamedTuple):
+    """What a PostgreSQL tool needs to log in: its environment, and a descriptor that it must inherit."""
+
+    environment: Mapping[str, str]
+    passfile_fd: int
+
+
 @contextlib.contextmanager
-def tool_environment(login: Login, run_id: str) -> Iterator[Mapping[str, str]]:
-    """Environment of a PostgreSQL tool; the password is in a file of mode 0600 that goes away with the block."""
-    directory = Path(tempfile.mkdtemp(prefix="aquad-"))
+def tool_access(login: Login, run_id: str) -> Iterator[ToolAccess]:
+    """The password is in a file of mode 0600 that has no name and is in memory alone: a killed run leaves nothing of it."""
+    passfile = os.memfd_create("aquad-pgpass")
     try:
-        passfile = directory / "pgpass"
-        with open(os.open(passfile, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            secret = password(login)
-            if secret is not None:
-                file.write(f"*:*:*:*:{secret.replace(chr(92), chr(92) * 2).replace(':', chr(92) + ':')}\n")
-        yield {
-            "PGPASSFILE": str(passfile),
+        os.fchmod(passfile, 0o600)  # libpq ignores one that others may read
+        secret = password(login)
+        if secret is not None:
+            line = f"*:*:*:*:{secret.replace(chr(92), chr(92) * 2).replace(':', chr(92) + ':')}\n"
+            os.write(passfile, line.encode())
+        environment = {
+            "PGPASSFILE": f"/proc/self/fd/{passfile}",
             "PGAPPNAME": f"{APPLICATION} {run_id}",
             "PGCONNECT_TIMEOUT": str(CONNECT_SECONDS),
         }
+        yield ToolAccess(environment, passfile)
     finally:
-        shutil.rmtree(directory)
+        os.close(passfile)
 
 
 def conninfo(login: Login, database: str) -> str:

@@ -223,6 +223,7 @@ class TestTaking:
             done.set()
             thread.join()
         assert any(b"pg_dump" in one for one in seen)
+        assert any(b"PGPASSFILE=/proc/self/fd/" in one for one in seen), "the password is in no file with a name"
         assert not [one for one in seen if b"se:cr" in one]
 
 
