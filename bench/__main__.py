@@ -73,7 +73,7 @@ class Arena:
             f"CREATE TABLE orders AS SELECT i AS id, md5(i::text) AS token, 'customer ' || i % 9973 AS customer, (i * 37 % 100000) / 100.0 AS amount,"
             f" timestamptz '2024-01-01' + i * interval '7 s' AS at, jsonb_build_object('n', i, 'state', CASE i % 3 WHEN 0 THEN 'open' ELSE 'closed' END) AS doc"
             f" FROM generate_series(1, {rows}) i;"
-            "CREATE TABLE words AS SELECT i, left(md5(i::text), 3 + i % 7) AS word FROM generate_series(0, 4999) i;"
+            "CREATE TABLE words AS SELECT i, left(md5(i::text), 3 + i % 7) AS word FROM generate_series(0, 4999) i; CREATE INDEX ON words (i);"
             "CREATE TABLE events AS SELECT i AS id, 'crew ' || i % 977 AS crew,"
             " (SELECT string_agg(word, ' ' ORDER BY hashint4(w.i + n.i)) FROM words w WHERE w.i BETWEEN n.i * 37 % 4600 AND n.i * 37 % 4600 + 300) AS report"
             f" FROM generate_series(1, {documents}) n(i)",
