@@ -184,9 +184,12 @@ class Server:
             "-d",
             database,
         ]
-        return subprocess.run(
-            command, input=text.encode() if isinstance(text, str) else text, check=True, capture_output=True
-        ).stdout
+        done = subprocess.run(command, input=text.encode() if isinstance(text, str) else text, capture_output=True)
+        if done.returncode:
+            raise RuntimeError(
+                f"{done.stderr.decode()}; the server's log: {(self.directory / 'log').read_text()[-2000:]}"
+            )
+        return done.stdout
 
 
 def _free_port():
