@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +23,7 @@ from aquad.core.escape import escaped
 if TYPE_CHECKING:
     from types import FrameType
 
+TIDY_SECONDS = 5.0
 COMMANDS = {
     "init": ("repository:init", "Make the repository; say how much space the schedule will need."),
     "run": ("run:run", "Take a backup now."),
@@ -99,38 +101,68 @@ def root(
 
 def main() -> None:
     """Run the command line; the exit codes are those of the README."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, _Ending())
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]  # the settings say where the server is; libpq would listen to PGHOSTADDR and the like too
+    code = _exit_code()
+    if not _flushed():
+        code = code or 1
+    gc.freeze()  # what lives at the end of the process is not worth a collection
+    sys.exit(code)
+
+
+def _exit_code() -> int:  # noqa: PLR0911 - one for each way to end
+    """Run the command; say what went wrong, and return the exit code that means it."""
     try:
         code = root.main(prog_name="aquad", standalone_mode=False)
-    except click.exceptions.Abort:
-        _say("interrupted")
-        code = 130
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _say("interrupted: what was not sealed is no backup; the next run tidies up")
-        code = 130
+        return 130
     except Terminated:
         _say("terminated: what was not sealed is no backup; the next run tidies up")
-        code = 143
+        return 143
     except click.ClickException as error:
         error.show()
-        code = 2
+        return 2
     except AquadError as error:
         _say(f"error: {error.message}", error.hint)
-        code = error.exit_code
+        return error.exit_code
     except BrokenPipeError:
-        code = 1
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
-    gc.freeze()  # what lives at the end of the process is not worth a collection
-    sys.exit(code if isinstance(code, int) else 0)
+        return 1
+    except OSError as error:
+        _say(f"error: {error}")
+        return 1
+    return code if isinstance(code, int) else 0
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # once is enough: what follows must not be cut short
-    raise Terminated
+class _Ending:
+    """Raises what a signal means. An impatient second one is not heard for a while, so that tidying up is not cut short.
+
+    It is heard after that: the first may have been raised where Python drops exceptions (in a `__del__`).
+    """
+
+    heard_at = float("-inf")
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if time.monotonic() - _Ending.heard_at < TIDY_SECONDS:
+            return
+        _Ending.heard_at = time.monotonic()
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise Terminated
+
+
+def _flushed() -> bool:
+    """Write what is left of the output; False when the other end has gone away or is full."""
+    whole = True
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            whole = False
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or Python tries once more at its end
+    return whole
 
 
 def _say(message: str, hint: str = "") -> None:

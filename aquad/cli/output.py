@@ -76,7 +76,7 @@ def confirmed(question: str, *, yes: bool) -> None:
     """Ask before destruction. Raises ConfirmationNeeded when nobody agrees, or nobody is there to be asked."""
     if yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise ConfirmationNeeded(
             "restore: it overwrites live data and there is no terminal to ask",
             "Look at the plan (--dry-run) and say --yes.",

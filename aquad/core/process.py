@@ -105,6 +105,13 @@ class Child:
         lines = bytes(self._stderr).decode("utf-8", "replace").strip().splitlines()
         return " | ".join(escaped(line) for line in lines)
 
+    def last_words(self) -> str:
+        """What a child that has ended by itself left on stderr, without waiting; escaped."""
+        if self._process.stderr is not None:
+            os.set_blocking(self._process.stderr.fileno(), False)
+            self._stderr += self._process.stderr.read(STDERR_KEPT_BYTES) or b""
+        return self.stderr
+
     def end(self) -> None:
         """TERM the process group, KILL it after a grace period, reap it. May be called twice."""
         process = self._process

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from aquad import __version__
 from aquad.core.clock import to_text
-from aquad.core.errors import AquadError, RepositoryRefused
+from aquad.core.errors import AquadError, RepositoryRefused, SourceFailed
 from aquad.jobs.run import Work
 from aquad.observe.reports import backup_report
 from aquad.repository import layout
@@ -96,7 +96,8 @@ def _take(
         taken = source.take(sink, previous, run)
         if not sink.records:
             raise RepositoryRefused(f"take {source.component}: it produced no artifact")
-    except AquadError as error:
+    except (AquadError, OSError) as failure:
+        error = failure if isinstance(failure, AquadError) else SourceFailed(f"take {source.component}: {failure}")
         sink.discard()
         errors.append(error)
         return ComponentRecord(

@@ -54,7 +54,7 @@ def open_backup(
 
     Raises NoSuchBackup, Damaged, and InvalidUse for a FILE of no manifest for which nobody vouched.
     """
-    if "/" in text or Path(text).is_file():
+    if "/" in text or os.path.isfile(text):
         return _open_file(repository, component, Path(text), trusted=trusted, advance=advance)
     backup = repository.catalog().find(text, component)
     return _open_sealed(repository, backup, component, advance)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,6 +46,7 @@ class HashedFile:
         self._storing = ThreadPoolExecutor(1, "store")
         self._under_way: deque[Future[None]] = deque()
         self._read_back = ReadBack(self._where)
+        self._failure: RepositoryWriteFailed | None = None
         self._buffer: list[bytes] = []
         self._buffered_bytes = self._unsynced_bytes = 0
         self.stored_bytes = 0
@@ -58,9 +60,11 @@ class HashedFile:
 
     def seal(self) -> FileRecord:
         """Write what is under way, fsync, read back from the disk and compare, close. Raises Damaged."""
+        if self._failure is not None:
+            raise self._failure
         self._flush(0)
         self._storing.shutdown()
-        self._sync()
+        self._sync(to_the_end=True)
         fd, self._fd = self._fd, -1
         files.close(fd, self._where)
         self._read_back.compare(self._digest.hexdigest())
@@ -78,7 +82,11 @@ class HashedFile:
             self._under_way.append(self._storing.submit(self._store, self._buffer))
             self._buffer, self._buffered_bytes = [], 0
         while len(self._under_way) > left:
-            self._under_way.popleft().result()
+            try:
+                self._under_way.popleft().result()
+            except RepositoryWriteFailed as error:
+                self._failure = error  # nothing makes this file whole again
+                raise
 
     def _store(self, buffer: list[bytes]) -> None:
         stored = buffer[0] if len(buffer) == 1 else b"".join(buffer)
@@ -88,10 +96,12 @@ class HashedFile:
         if self._unsynced_bytes >= SYNC_BYTES:
             self._sync()
 
-    def _sync(self) -> None:
+    def _sync(self, *, to_the_end: bool = False) -> None:
+        """Up to a page's end, for only whole pages leave the page cache."""
         files.sync(self._fd, self._where)
-        self._read_back.follow(self._unsynced_bytes)
-        self._unsynced_bytes = 0
+        rest = 0 if to_the_end else self._read_back.beyond_a_page(self._unsynced_bytes)
+        self._read_back.follow(self._unsynced_bytes - rest)
+        self._unsynced_bytes = rest
 
 
 class ReadBack:
@@ -103,6 +113,10 @@ class ReadBack:
         self._under_way: list[Future[None]] = []
         self._digest = hashlib.sha256()
         self._offset = 0
+
+    def beyond_a_page(self, length: int) -> int:
+        """How many of the next `length` bytes lie on a page that they do not fill."""
+        return (self._offset + length) % mmap.PAGESIZE
 
     def follow(self, length: int) -> None:
         """Read the next `length` bytes, which were synced."""
@@ -198,7 +212,10 @@ class AsideArtifact(RawArtifact):
 
     def abandon(self) -> None:
         super().abandon()
-        files.remove(self._directory / self._file.path)
+        unfinished = self._directory / self._file.path
+        for path in (unfinished, unfinished.with_suffix("")):
+            if os.path.lexists(path):
+                files.remove(path)
         if not any(self._directory.iterdir()):
             files.remove_directory(self._directory)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from typing import TYPE_CHECKING, Any
 
 from aquad.core.errors import Damaged, NoSuchBackup
+from aquad.core.escape import escaped
 from aquad.stream.artifact import Facts, StoredArtifact, StoredPart
 from aquad.stream.gzip import inflate
 
@@ -120,16 +123,20 @@ class FileReader:
     sealed = False
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise IsADirectoryError(errno.EISDIR, "not a file")
+            with path.open("rb") as stored:
+                gzip = stored.read(2) == b"\x1f\x8b"
+                size = os.fstat(stored.fileno()).st_size
+        except OSError as error:
             raise NoSuchBackup(
-                f"open {path}: there is no such file, and no backup of that id", "`aquad list` shows what there is."
-            )
+                f"open {escaped(str(path)[:200])}: {error.strerror}, and no backup has that id",
+                "`aquad list` shows what there is.",
+            ) from error
         self._path = path
         self.origin = str(path)
         self.facts: Facts = {}
-        with path.open("rb") as stored:
-            gzip = stored.read(2) == b"\x1f\x8b"
-        size = path.stat().st_size
         self.artifacts: Sequence[StoredArtifact] = [StoredArtifact(path.name, gzip, size, 0, [], {})]
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:  # noqa: ARG002 - there is only one

@@ -214,6 +214,10 @@ class Repository:
         Until it is finished its name ends in `.unfinished`, so that nobody takes a part of it for all.
         """
         directory = self.layout.aside / stamp
+        if os.path.lexists(directory / f"{name}.tar.gz"):
+            raise RepositoryRefused(
+                f"keep aside {name}: {directory} holds one of this very second already", "Wait a second, and try again."
+            )
         if not directory.is_dir():
             files.make_directory(directory)
             files.sync_directory(self.layout.aside)

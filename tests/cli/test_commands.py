@@ -353,7 +353,7 @@ class TestBadInput:
         stack.ok("run", "full", "--component", "configs")
         assert "fits 2 backups" in stack.refused(10, "show", "2")
         assert "no backup has that id" in stack.refused(10, "restore", "plan", "configs", "1999")
-        assert "no such file" in stack.refused(10, "restore", "plan", "configs", "/nowhere/x.tar.gz")
+        assert "No such file" in stack.refused(10, "restore", "plan", "configs", "/nowhere/x.tar.gz")
 
     @pytest.mark.parametrize("damage", ["flip", "truncate", "swap", "remove"])
     def test_a_damaged_artifact_is_refused_before_anything_is_touched(self, stack, damage):

@@ -78,14 +78,12 @@ class RowCounter:
         return match.end() - 1, True
 
     def _inside(self, text: bytes, position: int) -> tuple[int, bool]:
-        """`position` is at the newline before the rows that are not counted yet."""
+        """What is counted ends with the byte at `position`; a block's end may begin there."""
         # A block ends with a backslash, and most rows have none: looking for one byte is ten times faster than for four.
         backslash = text.find(b"\\", position)
         end = text.find(END, max(position, backslash - 1)) if backslash >= 0 else -1
         if end < 0:
-            last = max(position, len(text) - len(END) + 1)
-            newline = text.rfind(b"\n", position, last + 1)
-            stop = newline if newline >= 0 else position
+            stop = max(position, len(text) - len(END) + 1)
             self._count += text.count(b"\n", position + 1, stop + 1)
             return stop, False
         self._count += text.count(b"\n", position + 1, end + 1)

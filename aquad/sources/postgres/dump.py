@@ -15,7 +15,7 @@ from aquad.core import process
 from aquad.core.errors import AquadError, ChildFailed, SourceFailed
 from aquad.core.escape import escaped
 from aquad.core.process import Child
-from aquad.sources.postgres import server, tools
+from aquad.sources.postgres import server, swap, tools
 from aquad.sources.postgres.copy_rows import RowCounter
 from aquad.sources.postgres.restore import PostgresRestore
 from aquad.stream.artifact import Finding, Part, Taken
@@ -96,7 +96,7 @@ class Postgres(PostgresRestore):
         findings += [
             Finding("warning", "postgres", f"database {escaped(d['name'])} allows no connections: it is in no backup")
             for d in known
-            if not d["allow_connections"] and not _aside(d)
+            if not d["allow_connections"] and not d["aside"]
         ]
         return findings
 
@@ -109,6 +109,7 @@ class Postgres(PostgresRestore):
     def take(self, sink: Sink, previous: Reader | None, run: RunContext) -> Taken:
         if run.former_runs:
             server.end_sessions(self._login, run.former_runs)
+            swap.after_dead_restores(self._login)
         with server.connect(self._login, run_id=run.run_id) as connection:
             facts = server.server_facts(connection)
             databases, skipped = self._known(connection)
@@ -144,7 +145,7 @@ class Postgres(PostgresRestore):
     def _known(self, connection: Any) -> tuple[list[dict[str, Any]], list[str]]:
         """The databases to be dumped, and those that cannot be."""
         (version,) = connection.execute("SELECT current_setting('server_version_num')::int").fetchone()
-        found = [database for database in server.database_facts(connection, version) if not _aside(database)]
+        found = [database for database in server.database_facts(connection, version) if not database["aside"]]
         missing = set(self._databases) - {database["name"] for database in found}
         if missing:
             raise SourceFailed(
@@ -271,10 +272,6 @@ def _watched(chunks: Iterator[bytes], run: RunContext) -> Iterator[bytes]:
     for chunk in chunks:
         run.progress.advance(len(chunk))
         yield chunk
-
-
-def _aside(database: Mapping[str, Any]) -> bool:
-    return str(database["comment"] or "").startswith(server.ASIDE)
 
 
 def _another_cluster(facts: Mapping[str, Any], previous: Reader | None) -> list[str]:

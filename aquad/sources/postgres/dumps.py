@@ -8,7 +8,7 @@ out; statements about a database itself are kept apart, for the live one of that
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from psycopg import ProgrammingError, conninfo, sql
 
@@ -16,7 +16,7 @@ from aquad.core.errors import RestoreFailed
 from aquad.core.escape import escaped
 from aquad.sources.postgres import swap
 from aquad.sources.postgres.copy_rows import IDENTIFIER, RowCounter, unquoted
-from aquad.sources.postgres.script import Piece, pieces
+from aquad.sources.postgres.script import GAP, LEAD, Piece, pieces
 from aquad.stream.gzip import inflate
 
 if TYPE_CHECKING:
@@ -28,18 +28,25 @@ if TYPE_CHECKING:
     Feed = Callable[[str, Iterable[bytes]], None]
     """Runs a text in one database."""
 
-LEAD = rb"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
-CREATE = re.compile(LEAD + rb"CREATE\s+DATABASE\s+(" + IDENTIFIER + rb")(.*);", re.DOTALL | re.IGNORECASE)
+CREATE = re.compile(
+    LEAD + rb"CREATE" + GAP + rb"DATABASE" + GAP + rb"(" + IDENTIFIER + rb")(.*);", re.DOTALL | re.IGNORECASE
+)
 ABOUT = re.compile(
     LEAD
-    + rb"(?:(ALTER)|DROP|COMMENT\s+ON|(?:GRANT|REVOKE)\s[^;]*?\sON|SECURITY\s+LABEL\s[^;]*?\sON|ALTER\s+ROLE\s+"
+    + rb"(?:(?P<alter>ALTER)|(?P<drop>DROP)|(?P<comment>COMMENT"
+    + GAP
+    + rb"ON)|(?:GRANT|REVOKE)\s[^;]*?\sON|SECURITY\s+LABEL\s[^;]*?\sON|ALTER\s+(?:ROLE|USER)\s+"
     + IDENTIFIER
-    + rb"\s+IN)\s+DATABASE\s+(?:IF\s+EXISTS\s+)?("
+    + rb"\s+IN)"
+    + GAP
+    + rb"DATABASE"
+    + GAP
+    + rb"(?:IF\s+EXISTS\s+)?(?P<name>"
     + IDENTIFIER
     + rb")",
     re.DOTALL | re.IGNORECASE,
 )
-DROP = re.compile(LEAD + rb"DROP\s", re.DOTALL | re.IGNORECASE)
+ENCODING_SET = re.compile(LEAD + rb"SET\s+client_encoding\s", re.IGNORECASE)
 CONNECT = re.compile(rb"\\c(?:onnect)? (?:-reuse-previous=on )?(.*)", re.DOTALL)
 ENCODING = re.compile(rb"\\encoding (\w+)")
 DUMPED_FROM = re.compile(rb"\n-- Dumped from database version (\d+)")
@@ -74,14 +81,30 @@ class Dump(Protocol):
         ...
 
     def create(self, login: Login, feed: Feed, name: str, database: Database) -> None:
-        """Make an empty database under another name, with the settings that its rows must see."""
+        """Make an empty database under another name."""
         ...
 
     def body(self, database: Database, *, schema_only: bool) -> Iterator[bytes]: ...
 
-    def dress(self, login: Login, feed: Feed, name: str, database: Database) -> None:
-        """Comment, settings and rights, once it has its final name."""
+    def about(self, database: Database) -> Sequence[bytes]:
+        """Statements about the database itself, by its own name: settings, rights, comment. Each stands for itself."""
         ...
+
+
+def renamed(statements: Iterable[bytes], name: str, kind: Literal["settings", "rights", "comment"]) -> Iterator[bytes]:
+    """Those of one kind, for a database of another name. DROP is of none."""
+    for statement in statements:
+        found = _about(statement)
+        if found is not None and found["drop"] is None:
+            of = "settings" if found["alter"] else "comment" if found["comment"] else "rights"
+            if of == kind:
+                yield statement[: found.start("name")] + _quoted(name) + statement[found.end("name") :] + b"\n"
+
+
+def _about(statement: bytes) -> re.Match[bytes] | None:
+    """Match a statement about a database, also behind one that sets the encoding of its text."""
+    encoding = ENCODING_SET.match(statement)
+    return ABOUT.match(statement, statement.index(b";") + 1 if encoding else 0)
 
 
 class SealedDump:
@@ -104,23 +127,19 @@ class SealedDump:
         return b"".join(self._part("globals", ".sql.gz")).decode("utf-8", "surrogateescape")
 
     def create(self, login: Login, feed: Feed, name: str, database: Database) -> None:  # noqa: ARG002 - the facts are enough
-        facts = self._facts[database.name]
-        swap.create(login, name, facts)
-        # Before the rows: a materialised view is computed anew, and must see the database's own time zone.
-        swap.apply_settings(login, name, [entry for entry in facts["settings"] if entry["role"] is None])
+        swap.create(login, name, self._facts[database.name])
 
     def body(self, database: Database, *, schema_only: bool) -> Iterator[bytes]:
         if schema_only:
             return self._part(f"{database.name}:schema", ".sql")
         return self._part(f"{database.name}:body", ".sql.gz")
 
-    def dress(self, login: Login, feed: Feed, name: str, database: Database) -> None:
-        if name != database.name:
-            swap.apply_properties(login, name, self._facts[database.name])
-            return
+    def about(self, database: Database) -> Sequence[bytes]:
+        text = b"".join(self._part(f"{database.name}:properties", ".sql.gz"))
         # Without its first line, by which psql would connect to the database: aquad makes the connections.
-        text = b"".join(self._part(f"{name}:properties", ".sql.gz"))
-        feed("postgres", [text.partition(b"\n")[2]])
+        found = [piece.text for piece in pieces([text.partition(b"\n")[2]]) if piece.kind == "statement"]
+        encoding = next((statement for statement in found if ENCODING_SET.match(statement)), b"")
+        return [encoding + statement for statement in found if ABOUT.match(statement)]
 
     def _part(self, name: str, suffix: str) -> Iterator[bytes]:
         artifact = next(artifact for artifact in self._reader.artifacts if artifact.path.endswith(suffix))
@@ -144,6 +163,8 @@ class ForeignDump:
         self._globals: list[bytes] = []
         self._creates: dict[str, bytes] = {}
         self._about: dict[str, list[bytes]] = {}
+        self._encoding = b""
+        self._is_cluster = False
         counters: dict[str | None, RowCounter] = {}
         sizes: dict[str | None, int] = {}
         for database, text in self._texts(survey=True):
@@ -171,7 +192,6 @@ class ForeignDump:
         options = self._creates.get(database.name, b" TEMPLATE template0")
         feed("postgres", [b"CREATE DATABASE " + _quoted(name) + options + b";\n"])
         swap.mark_half_restored(login, name)
-        feed("postgres", self._renamed(database, name, alter=True))
 
     def body(self, database: Database, *, schema_only: bool) -> Iterator[bytes]:
         if schema_only:
@@ -182,15 +202,8 @@ class ForeignDump:
         wanted = None if self._alone is not None else database.name
         return (text for name, text in self._texts(survey=False) if name == wanted)
 
-    def dress(self, login: Login, feed: Feed, name: str, database: Database) -> None:  # noqa: ARG002 - psql does all of it
-        feed("postgres", self._renamed(database, name, alter=False))
-
-    def _renamed(self, database: Database, name: str, *, alter: bool) -> Iterator[bytes]:
-        """The statements about the database itself, for one of another name: ALTER before its rows, the others after."""
-        for statement in self._about.get(database.name, []):
-            found = ABOUT.match(statement)
-            if found is not None and bool(found[1]) == alter and DROP.match(statement) is None:
-                yield statement[: found.start(2)] + _quoted(name) + statement[found.end(2) :] + b"\n"
+    def about(self, database: Database) -> Sequence[bytes]:
+        return self._about.get(database.name, [])
 
     def _texts(self, *, survey: bool) -> Iterator[tuple[str | None, bytes]]:
         """The texts that go into each database (None: before any is named), without commands, and what is about databases."""
@@ -199,6 +212,7 @@ class ForeignDump:
         for piece in pieces(self._plain()):
             if survey and piece.kind != "command":
                 tail = (tail + piece.text[-TAIL_BYTES:])[-TAIL_BYTES:]
+                self._is_cluster = self._is_cluster or CLUSTER_HEADER in piece.text
                 cluster += piece.text.count(CLUSTER_HEADER) - piece.text.count(CLUSTER_TRAILER)
             if piece.kind == "command":
                 database, text = self._obey(piece.text, database)
@@ -221,8 +235,10 @@ class ForeignDump:
             if created:
                 self._creates[_name(created[1])] = created[2]
             elif about:
-                self._about.setdefault(_name(about[2]), []).append(piece.text)
-            elif database is None:
+                self._about.setdefault(_name(about["name"]), []).append(self._encoding + piece.text)
+            elif ENCODING_SET.match(piece.text):
+                self._encoding = piece.text
+            elif database is None and self._is_cluster:
                 self._globals.append(piece.text)
         return created is not None or about is not None
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from aquad.stream.artifact import RunContext
 
 HEAD_BYTES = 64 << 10
-TOKEN = re.compile(rb"^\\restrict ([A-Za-z0-9]{1,256})\n", re.MULTILINE)
+TOKEN = re.compile(rb"\A(?:--[^\n]*\n|\n)*+(\\restrict ([A-Za-z0-9]{1,256})\n)")
+"""Behind nothing but comments: a line that looks so in a function's body is the user's own."""
 
 
 def feed(login: Login, database: str, chunks: Iterable[bytes], tools: Tools, run: RunContext) -> None:
@@ -46,7 +47,7 @@ def feed(login: Login, database: str, chunks: Iterable[bytes], tools: Tools, run
         try:
             with Child(
                 argv,
-                environment={**access.environment, "PGOPTIONS": "-c default_transaction_read_only=off"},
+                environment={**access.environment, "PGOPTIONS": server.OPTIONS},
                 keep_fds=(*run.keep_fds, access.passfile_fd),
                 stdin=True,
                 deadline=run.deadline,
@@ -70,8 +71,8 @@ def restricted(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield head
         yield from stream
         return
-    end = b"\n\\unrestrict " + token[1] + b"\n"
-    held = b"\n" + head[: token.start()] + head[token.end() :]
+    end = b"\n\\unrestrict " + token[2] + b"\n"
+    held = b"\n" + head[: token.start(1)] + head[token.end(1) :]
     yield from _without(end, held, stream)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from psycopg import Error
+from psycopg import Connection, Error
 
 from aquad.core.errors import RestoreFailed
 from aquad.core.escape import escaped
 from aquad.sources.postgres import psql, server, swap, tools
 from aquad.sources.postgres.copy_rows import IDENTIFIER, unquoted
-from aquad.sources.postgres.dumps import open_dump
+from aquad.sources.postgres.dumps import open_dump, renamed
 from aquad.stream.artifact import Step
 
 if TYPE_CHECKING:
@@ -106,6 +106,11 @@ class PostgresRestore:
         name = target.to_name or database.name
         shown = escaped(name)
         if name in MADE_BY_INITDB:
+            if not live.empty and name in {target.database, target.to_name}:
+                raise RestoreFailed(
+                    f"restore database {shown}: it is only restored into an empty cluster",
+                    "Restore it under another name: --to-name NAME. Nothing was changed.",
+                )
             if not live.empty:
                 return [Step(f"leave database {shown} as it is: it is only restored into an empty cluster")]
             return [Step(f"fill database {shown} in place: the cluster is empty")]
@@ -142,16 +147,20 @@ class PostgresRestore:
         dump = _dump(reader, target)
         chosen = _chosen(reader, dump, target)
         login = target.login or self._login
+        swap.after_dead_restores(login)
         live = _Live.of(login, run.run_id)
         work = _Work(dump, target, login, tools.find(live.major, self._bin_dir), run)
         try:
             work.globals(set(live.roles))
-            restored = {}
+            restored: dict[str, dict[str, Any]] = {}
+            skipped = []
             for database in chosen:
                 name = target.to_name or database.name
                 if name in MADE_BY_INITDB:
                     if live.empty:
                         restored[name] = work.fill_in_place(database)
+                    elif database.rows:
+                        skipped.append(f"database {name} has tables, and is only restored into an empty cluster")
                 else:
                     restored[name] = work.one(database, name, exists=name in live.databases)
         except Error as error:
@@ -161,7 +170,8 @@ class PostgresRestore:
                 "The live databases are as they were, but for those restored before.",
             ) from error
         kept = [one["kept"] for one in restored.values() if one.get("kept")]
-        return {"server": str(login), "databases": restored, "kept": kept if target.login is None else []}
+        kept = kept if target.login is None else []
+        return {"server": str(login), "databases": restored, "kept": kept, "skipped": skipped}
 
     def kept_aside(self) -> list[str]:
         """Databases that a restore replaced, on the configured server."""
@@ -200,9 +210,12 @@ class _Work:
         return not exists or (self._target.with_globals and not statement.startswith("CREATE ROLE"))
 
     def fill_in_place(self, database: Database) -> dict[str, Any]:
-        self._feed(database.name, self._body(database))
-        self._dump.dress(self._login, self._feed, database.name, database)
-        return self._compared(database, database.name)
+        name, about = database.name, self._dump.about(database)
+        self._feed(name, self._body(database))
+        compared = self._compared(database, name)
+        for kind in ("settings", "rights", "comment"):
+            self._feed(name, renamed(about, name, kind))
+        return compared
 
     def one(self, database: Database, name: str, *, exists: bool) -> dict[str, Any]:
         """Beside, compared, swapped. Whatever fails, the half-made database goes and the live one stays."""
@@ -211,16 +224,26 @@ class _Work:
             swap.drop(self._login, name)
             exists = False
         new = swap.free_name(self._login, f"aquad_new_{stamp}")
+        about = self._dump.about(database)
         kept = None
         try:
             self._dump.create(self._login, self._feed, new, database)
+            # Before the rows: a materialised view is computed anew, and must see the database's own time zone.
+            self._feed(new, renamed(about, new, "settings"))
             self._feed(new, self._body(database))
             compared = self._compared(database, new)
+            self._feed(new, renamed(about, new, "rights"))
             kept = swap.put_in_place(self._login, new, name, stamp=stamp, exists=exists)
         finally:
             if kept is None:
                 swap.drop(self._login, new, missing_ok=True)
-        self._dump.dress(self._login, self._feed, name, database)
+        try:
+            self._feed(name, renamed(about, name, "comment"))
+        except RestoreFailed as error:
+            said = f"the old one is kept as {escaped(kept)}" if kept else "there was none before"
+            error.message = f"comment on database {escaped(name)}, which IS restored ({said}): {error.message}"
+            error.hint = "Set the comment by hand; all else is there."
+            raise
         return {**compared, "kept": kept}
 
     def _feed(self, database: str, chunks: Iterable[bytes]) -> None:
@@ -236,8 +259,9 @@ class _Work:
                 if sealed is None or TABLE.fullmatch(table.encode("utf-8", "surrogateescape")) is None:
                     continue
                 row = connection.execute(f"SELECT count(*) FROM ONLY {table}".encode()).fetchone()  # noqa: S608 - matched above
-                found = row[0] if row else None
-                if found != sealed:
+                found = row[0] if row else -1
+                # Of an extension's table the dump holds the user's rows; CREATE EXTENSION made the others.
+                if found != sealed and not (found > sealed and _of_an_extension(connection, table)):
                     raise RestoreFailed(
                         f"compare table {escaped(table)} of {escaped(database.name)}: {found} rows, sealed were {sealed}",
                         "The live database is as it was.",
@@ -249,6 +273,11 @@ class _Work:
         for chunk in self._dump.body(database, schema_only=self._target.schema_only):
             self._run.progress.advance(len(chunk))
             yield chunk
+
+
+def _of_an_extension(connection: Connection[tuple[Any, ...]], table: str) -> bool:
+    query = "SELECT 1 FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = to_regclass(%s) AND deptype = 'e'"
+    return connection.execute(query, (table,)).fetchone() is not None
 
 
 def _dump(reader: Reader, target: PostgresTarget) -> Dump:

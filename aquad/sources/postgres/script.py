@@ -22,7 +22,10 @@ ENDS = {b"'": re.compile(rb"'"), b'"': re.compile(rb'"'), b"--": re.compile(rb"\
 """A doubled quote is an end and a beginning."""
 ESCAPED_END = re.compile(rb"\\.|'", re.DOTALL)
 ROWS_END = re.compile(rb"\n\\\.\n")
-COPY = re.compile(rb"(?:\s|--[^\n]*\n|/\*.*?\*/)*COPY\s.*\sFROM\s+stdin(?:\s+WITH\b.*)?;", re.DOTALL | re.IGNORECASE)
+SPACE = rb"(?:\s|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*+\*/)"
+"""White space, or a comment."""
+LEAD, GAP = SPACE + b"*+", SPACE + b"++"
+COPY = re.compile(LEAD + rb"COPY\s.*\sFROM\s+stdin(?:\s+WITH\b.*)?;", re.DOTALL | re.IGNORECASE)
 MARGIN_BYTES = 140
 """No token is longer: a dollar quote's name has 63 bytes at most, twice that in an odd encoding."""
 PIECE_BYTES = 1 << 20

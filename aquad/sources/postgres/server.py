@@ -29,6 +29,16 @@ _KEEPALIVES: dict[str, Any] = {
     "keepalives_count": "3",
 }
 """A half-open network is noticed after 14 s; libpq's defaults take hours."""
+OPTIONS = " ".join(
+    f"-c {setting}"
+    for setting in (
+        "statement_timeout=0",
+        "lock_timeout=0",
+        "idle_in_transaction_session_timeout=0",
+        "default_transaction_read_only=off",
+    )
+)
+"""What a database or a role sets for the application is not meant for us."""
 ASIDE = "aquad: kept aside"
 """The comment of a database that a restore replaced begins so: it is left out of backups, and listed by `status`."""
 APPLICATION = "aquad"
@@ -96,6 +106,7 @@ def connect(login: Login, database: str = "postgres", *, run_id: str = "") -> ps
             dbname=database,
             connect_timeout=CONNECT_SECONDS,
             application_name=f"{APPLICATION} {run_id}".strip(),
+            options=OPTIONS,
             autocommit=True,
             **_KEEPALIVES,
         )
@@ -113,7 +124,7 @@ def query(
     """One statement on a connection of its own."""
     with connect(login, database, run_id=run_id) as connection:
         cursor = (
-            connection.execute(text, values)
+            connection.execute(text, values or None)
             if isinstance(text, sql.Composed)
             else connection.execute(text.encode(), values or None)
         )
@@ -181,14 +192,15 @@ def server_facts(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, A
 
 
 def database_facts(connection: psycopg.Connection[tuple[Any, ...]], version: int) -> list[dict[str, Any]]:
-    """Everything needed to make each database anew, under any name."""
+    """What is needed to make each database anew, under any name; settings, rights and comment are in its dump.
+
+    Of the comment only whether it is ours: it is in the database's own encoding, which may not be that of this connection.
+    """
     locale = "datlocale" if version >= 170000 else "daticulocale" if version >= 150000 else "NULL"
     provider = "datlocprovider::text" if version >= 150000 else "'c'"
     rows = connection.execute(
         f"""SELECT datname, pg_encoding_to_char(encoding), datcollate, datctype, {provider}, {locale}, rolname, spcname, datconnlimit,
-            pg_database_size(d.oid), datistemplate, datallowconn, shobj_description(d.oid, 'pg_database'), datacl::text[],
-            (SELECT coalesce(json_agg(json_build_object('role', r.rolname, 'settings', s.setconfig) ORDER BY r.rolname NULLS FIRST), '[]')
-               FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole WHERE s.setdatabase = d.oid)
+            pg_database_size(d.oid), datistemplate, datallowconn, coalesce(starts_with(shobj_description(d.oid, 'pg_database'), '{ASIDE}'), false)
             FROM pg_database d JOIN pg_roles a ON a.oid = datdba JOIN pg_tablespace t ON t.oid = dattablespace
             WHERE datname <> 'template0' ORDER BY datname""".encode()  # noqa: S608 - the names are ours
     ).fetchall()
@@ -205,9 +217,7 @@ def database_facts(connection: psycopg.Connection[tuple[Any, ...]], version: int
         "size_bytes",
         "is_template",
         "allow_connections",
-        "comment",
-        "acl",
-        "settings",
+        "aside",
     ]
     return [dict(zip(keys, row, strict=True)) for row in rows]
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from psycopg import Error, sql
 
-from aquad.core.errors import RestoreFailed
+from aquad.core.errors import RestoreFailed, Unreachable
 from aquad.core.escape import escaped
 from aquad.sources.postgres import server
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
     from aquad.sources.postgres.server import Login
 
 NAME_BYTES = 63
+LET_IN_ATTEMPTS = 10
+HALF_RESTORED = f"{server.ASIDE}: half restored, may be dropped"
 KEPT_BYTES = 40
 USER_TABLES = "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind IN ('r','p','m','S','v') AND nspname !~ '^(pg_|information_schema$)'"
 PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
@@ -46,6 +49,8 @@ def create(login: Login, name: str, facts: Mapping[str, Any]) -> None:
         ),
         sql.SQL("OWNER {}").format(sql.Identifier(facts["owner"])),
     ]
+    if server.query(login, "postgres", "SELECT 1 FROM pg_tablespace WHERE spcname = %s", (facts["tablespace"],)):
+        options.append(sql.SQL("TABLESPACE {}").format(sql.Identifier(facts["tablespace"])))
     provider = facts["locale_provider"]
     if provider in LOCALE_OPTION and facts["locale"]:
         options.append(
@@ -62,9 +67,9 @@ def create(login: Login, name: str, facts: Mapping[str, Any]) -> None:
         ) from error
 
 
-def mark_half_restored(login: Login, name: str) -> None:
-    """So that no backup takes it, and `discard` drops it, should the restore die."""
-    comment = sql.Literal(f"{server.ASIDE}: half restored, may be dropped")
+def mark_half_restored(login: Login, name: str, place: str = "") -> None:
+    """So that no backup takes it, and `discard` drops it, should the restore die. `place`: whose place it is about to take."""
+    comment = sql.Literal(HALF_RESTORED + (f", for {place}" if place else ""))
     _execute(login, sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), comment))
 
 
@@ -74,9 +79,10 @@ def put_in_place(login: Login, new: str, name: str, *, stamp: str, exists: bool)
     Connections to the old one are forbidden meanwhile, and allowed again on every path. Raises psycopg.Error: then
     everything has its old name.
     """
+    mark_half_restored(login, new, name)
     _end_sessions(login, new)
     kept = free_name(login, f"{_cut(name, KEPT_BYTES)}_before_{stamp}") if exists else ""
-    old = kept
+    old = name if exists else ""
     try:
         if exists:
             _allow(login, name, allowed=False)
@@ -92,60 +98,50 @@ def put_in_place(login: Login, new: str, name: str, *, stamp: str, exists: bool)
                         sql.Identifier(kept), sql.Literal(f"{server.ASIDE}: {name} before the restore of {stamp}")
                     )
                 )
-    except Error:
-        old = name if exists else ""
-        raise
+        old = kept
     finally:
         if old:
-            _allow(login, old, allowed=True)
+            _let_in(login, old)
     return kept
 
 
-def apply_properties(login: Login, name: str, facts: Mapping[str, Any]) -> None:
-    """Comment, settings and rights from the facts, for a name that the dump's own text does not know."""
-    database = sql.Identifier(name)
-    if facts["comment"] is not None:
-        _execute(login, sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, sql.Literal(facts["comment"])))
-    apply_settings(login, name, facts["settings"])
-    if facts["acl"] is not None:
-        _apply_rights(login, name, facts)
-    _execute(
-        login, sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, sql.Literal(facts["connection_limit"]))
-    )
+def _let_in(login: Login, name: str) -> None:
+    """Allow connections again, also when the server was away for a moment. Raises RestoreFailed with what to do by hand."""
+    for _ in range(LET_IN_ATTEMPTS):
+        try:
+            _allow(login, name, allowed=True)
+        except (Error, Unreachable) as error:
+            failure = error
+            time.sleep(1)
+        else:
+            return
+    raise RestoreFailed(
+        f"let connections into database {escaped(name)} again: {escaped(str(failure).strip())}",
+        f'Nobody can use it until somebody runs: ALTER DATABASE "{escaped(name)}" WITH ALLOW_CONNECTIONS true',
+    ) from failure
 
 
-def apply_settings(login: Login, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
-    """ALTER DATABASE ... SET, for everybody or for one role in it."""
-    database = sql.Identifier(name)
-    for entry in entries:
-        for setting in entry["settings"]:
-            key, _, value = setting.partition("=")
-            who = (
-                sql.SQL("ALTER ROLE {} IN DATABASE {}").format(sql.Identifier(entry["role"]), database)
-                if entry["role"]
-                else sql.SQL("ALTER DATABASE {}").format(database)
-            )
-            _execute(login, sql.SQL("{} SET {} TO {}").format(who, sql.Identifier(*key.split(".")), sql.Literal(value)))
-
-
-def _apply_rights(login: Login, name: str, facts: Mapping[str, Any]) -> None:
-    _execute(login, sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name)))
-    rows = server.query(
+def after_dead_restores(login: Login) -> list[str]:
+    """Let connections in again where a restore died between shutting them out and the swap; return the names."""
+    ours = "starts_with(shobj_description(oid, 'pg_database'), %s)"
+    marked = server.query(
         login,
         "postgres",
-        "SELECT coalesce(r.rolname, ''), privilege_type, is_grantable FROM aclexplode(%s::aclitem[]) a LEFT JOIN pg_roles r ON r.oid = a.grantee WHERE a.grantee = 0 OR r.oid IS NOT NULL",
-        (facts["acl"],),
+        f"SELECT datname, datallowconn, shobj_description(oid, 'pg_database') FROM pg_database WHERE {ours}",  # noqa: S608 - ours
+        (server.ASIDE,),
     )
-    for role, privilege, grantable in rows:
-        who = sql.Identifier(role) if role else sql.SQL("PUBLIC")
-        suffix = sql.SQL(" WITH GRANT OPTION" if grantable else "")
-        _execute(
-            login,
-            sql.SQL("GRANT {} ON DATABASE {} TO {}").format(sql.SQL(privilege), sql.Identifier(name), who) + suffix,
-        )
+    places = [comment.partition(f"{HALF_RESTORED}, for ")[2] for _, _, comment in marked]
+    shut = "SELECT datname FROM pg_database WHERE datname = ANY(%s) AND NOT datallowconn"
+    shut_out = [name for name, allowed, _ in marked if not allowed]
+    shut_out += [name for (name,) in server.query(login, "postgres", shut, (places,))]
+    for name in shut_out:
+        _allow(login, name, allowed=True)
+    return shut_out
 
 
 def drop(login: Login, name: str, *, missing_ok: bool = False) -> None:
+    if server.query(login, "postgres", "SELECT 1 FROM pg_database WHERE datname = %s AND datistemplate", (name,)):
+        _execute(login, sql.SQL("ALTER DATABASE {} WITH IS_TEMPLATE false").format(sql.Identifier(name)))
     clause = sql.SQL("IF EXISTS " if missing_ok else "")
     _execute(login, sql.SQL("DROP DATABASE {}{} WITH (FORCE)").format(clause, sql.Identifier(name)))
 

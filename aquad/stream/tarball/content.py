@@ -63,6 +63,8 @@ def made(batch: Sequence[Small]) -> list[Content]:
             contents.append(_small_file(small) if small.fd >= 0 else _whole([small.head], "", {}))
         except AquadError as error:
             failure = failure or error
+        except OSError as error:
+            failure = failure or unreadable(small.path, error)
     if failure is not None:
         raise failure
     return contents
@@ -91,9 +93,9 @@ def data_segments(fd: int, status: os.stat_result) -> list[tuple[int, int]]:
     while position < status.st_size:
         try:
             start = os.lseek(fd, position, os.SEEK_DATA)
-        except OSError:  # harmless because ENXIO means: nothing but a hole is left
+            position = min(os.lseek(fd, start, os.SEEK_HOLE), status.st_size)
+        except OSError:  # harmless because ENXIO means: nothing but a hole is left, or the file has just been cut off
             break
-        position = min(os.lseek(fd, start, os.SEEK_HOLE), status.st_size)
         if start < position:
             segments.append((start, position - start))
     if position < status.st_size or not segments:
@@ -116,13 +118,10 @@ def xattrs_of_fd(target: int | str) -> dict[str, bytes]:
 
 
 def xattrs_of(entry: Entry) -> dict[str, bytes]:
-    """By a descriptor for directories, by /proc for what must not be opened."""
+    """By a descriptor for directories, by /proc for what must not be opened. Raises OSError."""
     if not stat.S_ISDIR(entry.status.st_mode):
         return xattrs_of_fd(f"/proc/self/fd/{entry.directory}/{entry.leaf}")
-    try:
-        fd = os.open(entry.leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=entry.directory)
-    except OSError as error:
-        raise unreadable(entry.path, error) from error
+    fd = os.open(entry.leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=entry.directory)
     try:
         return xattrs_of_fd(fd)
     finally:
@@ -228,3 +227,5 @@ def pieces_of(segments: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, i
                 piece, room = [], CHUNK_BYTES
     if piece:
         yield piece
+    elif not any(length for _, length in segments):
+        yield [segments[-1]]  # nothing but a hole: its header is still to be written

@@ -106,7 +106,7 @@ class _Packer:
         self._skipped: list[str] = []
         self._long: list[str] = []
         self._changed_count = self._skipped_count = self._grown = 0
-        self._members = self._files = self._plain_bytes = self._tar_bytes = 0
+        self._added = self._members = self._files = self._plain_bytes = self._tar_bytes = 0
 
     def run(self, roots: Sequence[Root]) -> TreeFacts:
         walk = Walk(self._skip, lambda path: self._note(path, "vanished"))
@@ -116,6 +116,11 @@ class _Packer:
                 self._add(entry)
         self._flush()
         self._settle(0)
+        if self._members != self._added:
+            raise SourceFailed(
+                f"archive: {self._added} members were added and {self._members} written",
+                "This is a bug: please report it.",
+            )
         self._out.write(deflated([bytes(2 * BLOCK)]))
         self._tar_bytes += 2 * BLOCK
         return TreeFacts(
@@ -158,10 +163,17 @@ class _Packer:
             if not self._add_file(entry, member) and self._links.get(identity) == entry.path:
                 del self._links[identity]
             return
-        xattrs, link = xattrs_of(entry), b""
-        if stat.S_ISLNK(status.st_mode):
-            link = os.fsencode(os.readlink(entry.leaf, dir_fd=entry.directory))
-            member |= named("link", link)
+        link = b""
+        try:
+            xattrs = xattrs_of(entry)
+            if stat.S_ISLNK(status.st_mode):
+                link = os.fsencode(os.readlink(entry.leaf, dir_fd=entry.directory))
+                member |= named("link", link)
+        except FileNotFoundError:
+            self._note(entry.path, "vanished")
+            return
+        except OSError as error:  # replaced by something else, or not for us
+            raise unreadable(entry.path, error) from error
         member |= xattr_lines(xattrs)
         self._queue_plain(entry, member, header(entry.path, status, link=link, xattrs=xattrs))
 
@@ -175,8 +187,13 @@ class _Packer:
         except OSError as error:
             raise unreadable(entry.path, error) from error
         status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_ino != entry.status.st_ino:
+        if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) != (
+            entry.status.st_dev,
+            entry.status.st_ino,
+        ):
             self._note(entry.path, "replaced while it was read")
+            # What other names of the old file there are keep its bytes: the next of them is the file.
+            self._links.pop((entry.status.st_dev, entry.status.st_ino), None)
             if not stat.S_ISREG(status.st_mode):
                 os.close(fd)
                 return False
@@ -192,6 +209,7 @@ class _Packer:
 
     def _add_big_file(self, member: dict[str, Any], path: bytes, fd: int, status: os.stat_result) -> None:
         self._flush()
+        self._added += 1
         self._big_fds.add(fd)
         head, segments, left, lines = FileHead.of(path, fd, status)
         big = _BigFile({**member, **lines}, fd, status)
@@ -227,6 +245,7 @@ class _Packer:
         self._queue(member, Small(entry.path, entry.status, -1, head), len(head))
 
     def _queue(self, member: dict[str, Any], small: Small, size: int) -> None:
+        self._added += 1
         self._batch.append((member, small))
         self._batch_bytes += size
         if self._batch_bytes >= BATCH_BYTES or len(self._batch) >= FILES:

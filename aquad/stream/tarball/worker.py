@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 FILES = 128
 """The kernel passes 253 descriptors at once (unix(7), SCM_MAX_FD)."""
-END_SECONDS = 10.0
 
 
 class Workers:
@@ -85,15 +84,16 @@ class _Worker:
         return answer
 
     def close(self) -> None:
-        """Closing the socket is the sign to end; a worker that does not is killed."""
+        """End it: nothing that it might still do is wanted."""
         self._connection.close()
         self._socket.close()
         self._child.end()
 
     def _gone(self) -> ChildFailed:
+        said = self._child.last_words()
         self._child.end()
         return ChildFailed(
-            f"archive small files: the process that reads them is gone: {self._child.stderr or 'it said nothing'}",
+            f"archive small files: the process that reads them is gone: {said or 'it said nothing'}",
             "Was it killed for lack of memory? Look into the kernel's log.",
         )
 
