@@ -110,7 +110,10 @@ def _plain(artifact: ArtifactRecord, path: Path, offset: int, length: int) -> An
 def _check_members(path: Path, artifact: ArtifactRecord, members: Any, progress: Progress) -> None:
     """Every stretch of the archive belongs to one member, in order; the last is the tar's end of zero blocks."""
     position, total = 0, 0
+    counts = {"members": 0, "files": 0}
     for member in members:
+        counts["members"] += 1
+        counts["files"] += member.get("type") == "file"
         name = f"{artifact.path}, member {escaped(str(member.get('path')))}"
         try:
             _expect(name, "offset", member["offset"], position)
@@ -123,6 +126,9 @@ def _check_members(path: Path, artifact: ArtifactRecord, members: Any, progress:
     if len(end) < 1024 or end.strip(b"\0"):
         raise Damaged(f"verify {artifact.path}: it does not end with two zero blocks")
     _expect(artifact.path, "plain bytes", total + len(end), artifact.plain_bytes)
+    for what, count in counts.items():
+        if what in artifact.facts:
+            _expect(artifact.path, what, count, artifact.facts[what])
 
 
 def _check_member(path: Path, name: str, member: Mapping[str, Any]) -> int:

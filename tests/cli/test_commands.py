@@ -353,6 +353,9 @@ class TestBadInput:
         stack.ok("run", "full", "--component", "configs")
         assert "fits 2 backups" in stack.refused(10, "show", "2")
         assert "no backup has that id" in stack.refused(10, "restore", "plan", "configs", "1999")
+        assert "too long" in stack.refused(10, "restore", "plan", "configs", "/" + "x" * 300)
+        assert "no backup has that id" in stack.refused(10, "restore", "plan", "configs", "x" * 300)
+        assert "not a file" in stack.refused(10, "restore", "plan", "configs", "/tmp/")
         assert "No such file" in stack.refused(10, "restore", "plan", "configs", "/nowhere/x.tar.gz")
 
     @pytest.mark.parametrize("damage", ["flip", "truncate", "swap", "remove"])
@@ -461,6 +464,32 @@ class TestBadInput:
         assert process.wait(20) in {0, 1, 143}
         stack.ok("run", "full", "--component", "configs")
         stack.ok("verify", "all")
+
+    def test_without_any_standard_input_or_with_a_full_output_there_is_no_traceback(self, stack):
+        stack.ok("run", "full", "--component", "nginx_logs")
+        command = f"{sys.executable} -m aquad -c {stack.settings}"
+        closed = subprocess.run(
+            ["bash", "-c", f"{command} restore volume nginx_logs latest <&-"], capture_output=True, text=True
+        )
+        assert (closed.returncode, "--yes" in closed.stderr, "Traceback" in closed.stderr) == (2, True, False)
+        full = subprocess.run(["bash", "-c", f"{command} list >/dev/full"], capture_output=True, text=True)
+        assert (full.returncode, "Traceback" in full.stderr) == (1, False)
+        assert "No space left on device" in full.stderr
+
+    def test_A2_a_signal_that_python_dropped_is_not_the_last_one_heard(self):
+        script = (
+            "import os, signal, time\nimport aquad.cli as cli\ncli.TIDY_SECONDS = 0.2\n"
+            "class Deaf:\n  def __del__(self): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.1)\n"
+            "def work(**_):\n  Deaf()\n  print('heard nothing', flush=True)\n  time.sleep(30)\n"
+            "cli.root.main = work\ncli.main()\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            assert process.stdout.readline() == "heard nothing\n"
+            time.sleep(0.4)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 143
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
     def test_A2_ended_at_random_moments(self, stack, number):

@@ -1,3 +1,5 @@
+import contextlib
+import errno
 import gzip
 import hashlib
 import json
@@ -9,9 +11,10 @@ import sys
 
 import pytest
 
-from aquad.core.errors import Damaged, LockHeld, NoSuchBackup, RepositoryRefused
+from aquad.core.errors import Damaged, LockHeld, NoSuchBackup, RepositoryRefused, RepositoryWriteFailed
 from aquad.jobs.verify import verify
 from aquad.repository import manifest
+from aquad.repository.draft import SYNC_BYTES, HashedFile
 from aquad.storage import files
 from aquad.stream.artifact import Silent
 from tests.small import FakeClock, Words, back_up, journal, make_repository, open_repository, outcomes
@@ -149,6 +152,51 @@ class TestSealing:
 
         assert back_up(repository, Escaping()).outcome == "failed"
         assert not list(repository.root.parent.rglob("escaped"))
+
+
+class TestFiles:
+    """One file of a draft: whatever its size, all of it is read back; what failed stays failed."""
+
+    @pytest.mark.parametrize("size", [0, 1, SYNC_BYTES - 1, SYNC_BYTES, SYNC_BYTES + 1, 2 * SYNC_BYTES + 12345])
+    def test_all_of_it_is_read_back_whatever_its_size(self, tmp_path, size, monkeypatch):
+        read = []
+        monkeypatch.setattr(
+            "aquad.repository.draft.forget", lambda _path, offset, length: read.append((offset, length))
+        )
+        file = HashedFile(tmp_path, "x")
+        content = os.urandom(1 << 16) * (size // (1 << 16) + 1)
+        for start in range(0, size, 300_000):
+            file.write(content[start : min(start + 300_000, size)])
+        record = file.seal()
+        assert record.stored_bytes == size == sum(length for _, length in read)
+        assert record.stored_sha256 == hashlib.sha256(content[:size]).hexdigest()
+        assert [offset % 4096 for offset, _ in read] == [0] * len(read), "a page across two stretches stays in memory"
+
+    def test_B6_a_write_that_failed_is_not_sealed_even_if_nobody_listened(self, tmp_path, monkeypatch):
+        class Failing:
+            def __getattr__(self, name):
+                return getattr(os, name)
+
+            def fsync(self, fd):
+                monkeypatch.setattr(files, "os", os)
+                raise OSError(errno.EIO, "on purpose")
+
+        file = HashedFile(tmp_path, "x")
+        monkeypatch.setattr(files, "os", Failing())
+        for _ in range(100):
+            with contextlib.suppress(RepositoryWriteFailed):
+                file.write(bytes(1 << 20))
+        with pytest.raises(RepositoryWriteFailed, match="fsync"):
+            file.seal()
+        file.abandon()
+
+    def test_what_a_restore_of_the_same_second_kept_is_never_replaced(self, repository):
+        first = repository.aside("20240802_020000", "v")
+        first.write(b"first")
+        first.finish(plain_bytes=5, facts={})
+        with pytest.raises(RepositoryRefused, match="of this very second"):
+            repository.aside("20240802_020000", "v")
+        assert (repository.layout.aside / "20240802_020000" / "v.tar.gz").read_bytes() == b"first"
 
 
 class TestOpening:

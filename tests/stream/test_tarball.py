@@ -184,6 +184,26 @@ class TestWriting:
         assert time.monotonic() - started < 5
         assert (tmp_path / "x.tar.gz").stat().st_size < 10_000
 
+    @pytest.mark.parametrize("by", ["index", "stream", "gnu tar"])
+    def test_F11_a_file_that_is_one_hole_comes_back(self, tmp_path, by):
+        (tmp_path / "s").mkdir()
+        for name, size in (("small", 4096), ("large", 10 << 20)):
+            with (tmp_path / "s" / name).open("wb") as file:
+                file.truncate(size)
+        os.link(tmp_path / "s" / "large", tmp_path / "s" / "other name")
+        facts, reader = packed(tmp_path / "s", tmp_path / "s.tar.gz")
+        assert facts.members == 4
+        if by == "gnu tar":
+            (tmp_path / "t").mkdir()
+            subprocess.run(["tar", "-xzpf", tmp_path / "s.tar.gz", "-C", tmp_path / "t"], check=True)
+        else:
+            if by == "stream":
+                reader.lines = None
+                reader.members = lambda _path: None
+            unpacked(reader, tmp_path / "t")
+        assert fingerprint(tmp_path / "t") == fingerprint(tmp_path / "s")
+        assert (tmp_path / "t" / "large").stat().st_blocks == 0
+
     def test_F12_a_socket_is_skipped_with_a_note(self, tmp_path):
         (tmp_path / "s").mkdir()
         with socket.socket(socket.AF_UNIX) as server:

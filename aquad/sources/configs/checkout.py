@@ -139,7 +139,7 @@ def _same_content(data: Member, status: os.stat_result, above: int, leaf: bytes)
     digest, position = hashlib.sha256(), 0
     try:
         with opened(leaf, os.O_NOFOLLOW | os.O_NONBLOCK, above) as fd:
-            for offset, length in data.line.get("segments") or [[0, data.size]]:
+            for offset, length in data.line.get("segments", [[0, data.size]]):
                 if any(piece.strip(b"\0") for piece in pieces(fd, position, offset)):
                     return False
                 for piece in pieces(fd, offset, offset + length):

@@ -170,7 +170,8 @@ class _Packer:
                 link = os.fsencode(os.readlink(entry.leaf, dir_fd=entry.directory))
                 member |= named("link", link)
         except FileNotFoundError:
-            self._note(entry.path, "vanished")
+            if not stat.S_ISDIR(status.st_mode):  # of a directory the walk says it, which cannot enter it
+                self._note(entry.path, "vanished")
             return
         except OSError as error:  # replaced by something else, or not for us
             raise unreadable(entry.path, error) from error

@@ -49,7 +49,7 @@ class Member(NamedTuple):
     @property
     def disk_bytes(self) -> int:
         """What its data takes on a disk: whole blocks, and nothing for holes."""
-        segments = self.line.get("segments") or [[0, self.size]]
+        segments = self.line.get("segments", [[0, self.size]])
         return sum(-(-length // DISK_BLOCK) * DISK_BLOCK for _, length in segments)
 
     @property

@@ -194,7 +194,7 @@ class _Extraction:
         """Write a file's bytes at their places and compare them with the index; holes stay holes."""
         try:
             os.ftruncate(fd, member.size)
-            segments = member.line.get("segments") or [[0, member.size]]
+            segments = member.line.get("segments", [[0, member.size]])
             digest = hashlib.sha256()
             _place(
                 fd,
