@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aquad.stream.artifact import RunContext
 
 HEAD_BYTES = 64 << 10
-TOKEN = re.compile(rb"\A(?:--[^\n]*\n|\n)*+(\\restrict ([A-Za-z0-9]{1,256})\n)")
+TOKEN = re.compile(rb"\A(?:--[^\n]*\n|\n)*(\\restrict ([A-Za-z0-9]{1,256})\n)")
 """Behind nothing but comments: a line that looks so in a function's body is the user's own."""
 
 

@@ -22,9 +22,11 @@ ENDS = {b"'": re.compile(rb"'"), b'"': re.compile(rb'"'), b"--": re.compile(rb"\
 """A doubled quote is an end and a beginning."""
 ESCAPED_END = re.compile(rb"\\.|'", re.DOTALL)
 ROWS_END = re.compile(rb"\n\\\.\n")
-SPACE = rb"(?:\s|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*+\*/)"
-"""White space, or a comment."""
-LEAD, GAP = SPACE + b"*+", SPACE + b"++"
+SPACE = rb"(?:\s|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)"
+"""White space, or a comment. No text fits in two ways, so that nothing is tried twice; possessive quantifiers, which would
+say the same, are broken before Python 3.11.5.
+"""
+LEAD, GAP = SPACE + b"*", SPACE + b"+"
 COPY = re.compile(LEAD + rb"COPY\s.*\sFROM\s+stdin(?:\s+WITH\b.*)?;", re.DOTALL | re.IGNORECASE)
 MARGIN_BYTES = 140
 """No token is longer: a dollar quote's name has 63 bytes at most, twice that in an odd encoding."""

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aquad.sources.postgres.dumps import ABOUT
 from aquad.sources.postgres.script import Piece, pieces
 
 
@@ -119,3 +120,11 @@ def test_a_long_literal_is_handed_on_in_pieces():
     assert b"".join(piece.text for piece in found) == b"\n" + text
     assert max(len(piece.text) for piece in found) < 2 << 20
     assert [piece.kind for piece in found if b"SELECT" in piece.text] == ["statement", "statement"]
+
+
+def test_many_comments_before_a_statement_cost_no_more_than_their_length():
+    """An expression that could match them in several ways would take longer than the universe lasts."""
+    text = b"/* a */ -- b\n" * 2000 + b"SELECT 1;\n" + b"/* a */" * 2000 + b"DROP DATABASE"
+    assert b"".join(piece.text for piece in cut(text)) == b"\n" + text
+    assert ABOUT.match(text) is None
+    assert ABOUT.match(b"/* a */ -- b\n" * 2000 + b"DROP /**/ DATABASE x;")["name"] == b"x"
