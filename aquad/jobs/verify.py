@@ -13,6 +13,8 @@ import hashlib
 import stat
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import xxhash
+
 from aquad.core.errors import Damaged, RepositoryWriteFailed
 from aquad.core.escape import escaped
 from aquad.repository.reader import BackupReader, check_file, file_chunks
@@ -132,7 +134,7 @@ def _check_members(path: Path, artifact: ArtifactRecord, members: Any, progress:
 
 
 def _check_member(path: Path, name: str, member: Mapping[str, Any]) -> int:
-    stored, content, total, position = hashlib.sha256(), hashlib.sha256(), 0, member["offset"]
+    stored, content, total, position = xxhash.xxh3_128(), hashlib.sha256(), 0, member["offset"]
     segments = member.get("segments")
     left = sum(length for _, length in segments) if segments is not None else member["size"]
     for offset, length, plain_bytes in member["chunks"]:
@@ -150,7 +152,7 @@ def _check_member(path: Path, name: str, member: Mapping[str, Any]) -> int:
             total += len(plain)
         _expect(name, "plain bytes of a chunk", total - before, plain_bytes)
     _expect(name, "stored length", position - member["offset"], member["length"])
-    _expect(name, "stored SHA-256", stored.hexdigest(), member["stored_sha256"])
+    _expect(name, "stored XXH3", stored.hexdigest(), member["stored_xxh3"])
     if member["type"] == "file":
         _expect(name, "SHA-256", content.hexdigest(), member["sha256"])
     return total

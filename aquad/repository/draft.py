@@ -5,18 +5,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import mmap
 import os
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from isal import isal_zlib
-
-from aquad.core.errors import Damaged, RepositoryRefused, RepositoryWriteFailed
+from aquad.core.errors import RepositoryWriteFailed
 from aquad.repository import layout
+from aquad.repository.hashed import BUFFER_BYTES, HashedFile
 from aquad.repository.manifest import ArtifactRecord, FileRecord, PartRecord
-from aquad.repository.reader import file_chunks, forget
 from aquad.storage import files
 from aquad.stream.gzip import Deflate
 from aquad.stream.pipeline import Pipeline
@@ -26,129 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aquad.stream.artifact import Facts, Part
-
-BUFFER_BYTES = 512 << 10
-BUFFERS_UNDER_WAY = 4
-SYNC_BYTES = 32 << 20
-"""A long file goes to the disk, and is read back from there, as it is written: little is left to wait for at its end."""
-
-
-class HashedFile:
-    """A new file, written in a thread of its own, behind its writer; `seal` makes it durable, and proves it.
-
-    Its SHA-256 is that of what the disk holds. That this is what was written, a CRC-32 on both sides says: one in four
-    thousand million damages passes it, at a tenth of a second digest's cost (and a tar's index has digests of its own).
-
-    `write` raises what an earlier write met, `seal` at the latest.
-    """
-
-    def __init__(self, directory: Path, path: str) -> None:
-        self.path = path
-        self._where = directory / path
-        _make_parents(directory, self._where.parent)
-        self._fd = files.create(self._where)
-        self._crc = 0
-        self._storing = ThreadPoolExecutor(1, "store")
-        self._under_way: deque[Future[None]] = deque()
-        self._read_back = ReadBack(self._where)
-        self._failure: RepositoryWriteFailed | None = None
-        self._buffer: list[bytes] = []
-        self._buffered_bytes = self._unsynced_bytes = 0
-        self.stored_bytes = 0
-
-    def write(self, stored: bytes) -> None:
-        self.stored_bytes += len(stored)
-        self._buffered_bytes += len(stored)
-        self._buffer.append(stored)
-        if self._buffered_bytes >= BUFFER_BYTES:
-            self._flush(BUFFERS_UNDER_WAY)
-
-    def seal(self) -> FileRecord:
-        """Write what is under way, fsync, read back from the disk and compare, close. Raises Damaged."""
-        if self._failure is not None:
-            raise self._failure
-        self._flush(0)
-        self._storing.shutdown()
-        self._sync(to_the_end=True)
-        fd, self._fd = self._fd, -1
-        files.close(fd, self._where)
-        return FileRecord(
-            path=self.path, stored_bytes=self.stored_bytes, stored_sha256=self._read_back.compared(self._crc)
-        )
-
-    def abandon(self) -> None:
-        self._storing.shutdown(cancel_futures=True)  # before the descriptor goes: its number may soon be another file's
-        self._read_back.close()
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
-
-    def _flush(self, left: int) -> None:
-        if self._buffer:
-            self._under_way.append(self._storing.submit(self._store, self._buffer))
-            self._buffer, self._buffered_bytes = [], 0
-        while len(self._under_way) > left:
-            try:
-                self._under_way.popleft().result()
-            except RepositoryWriteFailed as error:
-                self._failure = error  # nothing makes this file whole again
-                raise
-
-    def _store(self, buffer: list[bytes]) -> None:
-        stored = buffer[0] if len(buffer) == 1 else b"".join(buffer)
-        self._crc = isal_zlib.crc32(stored, self._crc)
-        files.write(self._fd, stored, self._where)
-        self._unsynced_bytes += len(stored)
-        if self._unsynced_bytes >= SYNC_BYTES:
-            self._sync()
-
-    def _sync(self, *, to_the_end: bool = False) -> None:
-        """Up to a page's end, for only whole pages leave the page cache."""
-        files.sync(self._fd, self._where)
-        rest = 0 if to_the_end else self._read_back.beyond_a_page(self._unsynced_bytes)
-        self._read_back.follow(self._unsynced_bytes - rest)
-        self._unsynced_bytes = rest
-
-
-class ReadBack:
-    """Hashes a file on the disk, in a thread of its own, as far as it was synced: what memory still holds proves nothing."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._reading = ThreadPoolExecutor(1, "read back")
-        self._under_way: list[Future[None]] = []
-        self._digest, self._crc = hashlib.sha256(), 0
-        self._offset = 0
-
-    def beyond_a_page(self, length: int) -> int:
-        """How many of the next `length` bytes lie on a page that they do not fill."""
-        return (self._offset + length) % mmap.PAGESIZE
-
-    def follow(self, length: int) -> None:
-        """Read the next `length` bytes, which were synced."""
-        self._under_way.append(self._reading.submit(self._read, self._offset, length))
-        self._offset += length
-
-    def compared(self, crc: int) -> str:
-        """Wait until all of it was read; return its SHA-256. Raises Damaged when the disk holds something else."""
-        self._reading.shutdown()
-        for future in self._under_way:
-            future.result()
-        if self._crc != crc:
-            raise Damaged(
-                f"read back {self._path}: the disk holds other bytes than were written",
-                "Look into the kernel's log; do not trust this disk.",
-            )
-        return self._digest.hexdigest()
-
-    def close(self) -> None:
-        self._reading.shutdown(cancel_futures=True)
-
-    def _read(self, offset: int, length: int) -> None:
-        forget(self._path, offset, length)
-        for chunk in file_chunks(self._path, offset, length):
-            self._digest.update(chunk)
-            self._crc = isal_zlib.crc32(chunk, self._crc)
 
 
 class RawArtifact:
@@ -336,15 +208,6 @@ def _transformed(chunk: bytes, plain_digest: Any, deflate: Deflate | None) -> Ca
         return deflate.compress(chunk) if deflate else chunk
 
     return transform
-
-
-def _make_parents(below: Path, directory: Path) -> None:
-    """Make the directories between `below` and `directory`, 0700. A path that leaves `below` is a bug of its source."""
-    if ".." in directory.parts or not directory.is_relative_to(below):
-        raise RepositoryRefused(f"create a file in {directory}: it is outside the draft {below}")
-    if directory != below and not directory.is_dir():
-        _make_parents(below, directory.parent)
-        files.make_directory(directory)
 
 
 def _remove_empty_parents(below: Path, directory: Path) -> None:

@@ -20,7 +20,8 @@ from aquad.core.errors import Damaged, RepositoryRefused
 from aquad.core.escape import escaped
 from aquad.repository import layout, lock, manifest, recovery
 from aquad.repository.catalog import Catalog, Unreadable
-from aquad.repository.draft import AsideArtifact, Draft, HashedFile
+from aquad.repository.draft import AsideArtifact, Draft
+from aquad.repository.hashed import HashedFile
 from aquad.storage import files
 from aquad.storage.journal import Journal
 

@@ -86,7 +86,7 @@ def test_content_is_verified_against_the_index(tmp_path):
     members = list(BackupReader(repository.root, backup, backup.components[0]).members(artifact.path))
     for key, lie in (
         ("sha256", "0" * 64),
-        ("stored_sha256", "0" * 64),
+        ("stored_xxh3", "0" * 32),
         ("header_bytes", 511),
         ("length", 1),
         ("size", 999),

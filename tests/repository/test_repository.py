@@ -14,7 +14,7 @@ import pytest
 from aquad.core.errors import Damaged, LockHeld, NoSuchBackup, RepositoryRefused, RepositoryWriteFailed
 from aquad.jobs.verify import verify
 from aquad.repository import manifest
-from aquad.repository.draft import SYNC_BYTES, HashedFile
+from aquad.repository.hashed import SYNC_BYTES, HashedFile
 from aquad.storage import files
 from aquad.stream.artifact import Silent
 from tests.small import FakeClock, Words, back_up, journal, make_repository, open_repository, outcomes
@@ -161,7 +161,7 @@ class TestFiles:
     def test_all_of_it_is_read_back_whatever_its_size(self, tmp_path, size, monkeypatch):
         read = []
         monkeypatch.setattr(
-            "aquad.repository.draft.forget", lambda _path, offset, length: read.append((offset, length))
+            "aquad.repository.hashed.forget", lambda _path, offset, length: read.append((offset, length))
         )
         file = HashedFile(tmp_path, "x")
         content = os.urandom(1 << 16) * (size // (1 << 16) + 1)

@@ -8,6 +8,7 @@ import stat
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import xxhash
 from isal import isal_zlib
 
 from aquad.core.errors import AquadError, SourceFailed
@@ -41,7 +42,7 @@ class Content(NamedTuple):
 
     stored: bytes
     plain_bytes: int
-    stored_sha256: str
+    stored_xxh3: str
     note: str
     lines: dict[str, Any]
 
@@ -73,7 +74,7 @@ def made(batch: Sequence[Small]) -> list[Content]:
 def _whole(pieces: Sequence[bytes], note: str, lines: dict[str, Any]) -> Content:
     """A member of one gzip member."""
     stored = deflated(pieces)
-    return Content(stored, sum(map(len, pieces)), hashlib.sha256(stored).hexdigest(), note, lines)
+    return Content(stored, sum(map(len, pieces)), xxhash.xxh3_128_hexdigest(stored), note, lines)
 
 
 def deflated(pieces: Sequence[bytes]) -> bytes:

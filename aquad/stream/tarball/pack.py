@@ -16,6 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import xxhash
+
 from aquad.core.errors import SourceFailed
 from aquad.core.escape import escaped
 from aquad.stream.tarball.content import (
@@ -80,7 +82,7 @@ class _BigFile:
         self.member = member
         self.fd = fd
         self.status = status
-        self.content, self.stored = hashlib.sha256(), hashlib.sha256()
+        self.content, self.stored = hashlib.sha256(), xxhash.xxh3_128()
         self.hashing: deque[Future[None]] = deque()
         self.chunks: list[list[int]] = []
         self.shrunk = False
@@ -226,9 +228,9 @@ class _Packer:
 
     def _take_chunk(self, big: _BigFile, chunk: Chunk, *, last: bool) -> None:
         big.hashing.append(self._hasher.submit(_hash, big.content, chunk.blocks))
-        big.hashing.append(self._hasher.submit(big.stored.update, chunk.stored))
         while len(big.hashing) > self._depth:
             big.hashing.popleft().result()
+        big.stored.update(chunk.stored)
         big.chunks.append([self._out.tell(), len(chunk.stored), chunk.plain_bytes])
         self._out.write(chunk.stored)
         self._advance(chunk.plain_bytes)
@@ -266,7 +268,7 @@ class _Packer:
             chunks = [[self._out.tell(), len(content.stored), content.plain_bytes]]
             self._out.write(content.stored)
             self._advance(content.plain_bytes)
-            self._finish({**member, **content.lines}, chunks, content.stored_sha256, content.note)
+            self._finish({**member, **content.lines}, chunks, content.stored_xxh3, content.note)
 
     def _settle(self, left: int) -> None:
         """Write what is made, until no more than `left` are under way."""
@@ -278,7 +280,7 @@ class _Packer:
         if self._cancel.is_set():
             raise SourceFailed(f"archive {escaped(path)}: cancelled")
 
-    def _finish(self, member: dict[str, Any], chunks: list[list[int]], stored_sha256: str, note: str) -> None:
+    def _finish(self, member: dict[str, Any], chunks: list[list[int]], stored_xxh3: str, note: str) -> None:
         if note == "grown":
             self._grown += 1
         elif note:
@@ -295,7 +297,7 @@ class _Packer:
                 "offset": chunks[0][0],
                 "length": self._out.tell() - chunks[0][0],
                 "chunks": chunks,
-                "stored_sha256": stored_sha256,
+                "stored_xxh3": stored_xxh3,
             }
         )
 
