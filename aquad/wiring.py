@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from aquad.sources.postgres.server import Login
     from aquad.sources.volumes import Volume
     from aquad.stream.artifact import Source
+    from aquad.stream.gpg.gpg import Gpg, Mode
 
 
 class Wiring:
@@ -32,6 +34,7 @@ class Wiring:
         self.settings: Settings = loaded.settings
         self.zone: tzinfo = self.settings.zone(os.environ)
         self.clock = SystemClock()
+        self._gpg: Gpg | None = None
 
     @classmethod
     def load(cls, path: Path | None) -> Wiring:
@@ -39,14 +42,38 @@ class Wiring:
 
         return cls(load(path, os.environ))
 
+    def gpg(self) -> Gpg:
+        """One for the whole invocation; its keys are gone when the process ends."""
+        from aquad.stream.gpg.gpg import Gpg
+        from aquad.stream.gpg.keys import Keys
+
+        if self._gpg is None:
+            section = self.settings.encryption
+            self._gpg = Gpg(
+                Keys(
+                    section.passphrase_file,
+                    section.old_passphrase_files,
+                    section.recipients,
+                    section.public_keys_file,
+                    section.private_keys_file,
+                )
+            )
+            atexit.register(self._gpg.end)
+        return self._gpg
+
     def repository(self) -> Repository:
         from aquad.repository.repository import Repository
 
         return Repository.open(
-            self.settings.repository.path, stack=self.settings.stack, clock=self.clock, zone=self.zone
+            self.settings.repository.path,
+            stack=self.settings.stack,
+            clock=self.clock,
+            zone=self.zone,
+            gpg=self.gpg(),
+            wanted_encryption=self.settings.encryption.mode,
         )
 
-    def create_repository(self, encryption: str) -> Repository:
+    def create_repository(self, encryption: Mode) -> Repository:
         from aquad.repository.repository import Repository
 
         return Repository.create(
@@ -55,6 +82,19 @@ class Wiring:
             encryption=encryption,
             clock=self.clock,
             zone=self.zone,
+            gpg=self.gpg(),
+        )
+
+    def lost_with_the_host(self) -> list[str]:
+        """Warnings about keys that lie in what is backed up."""
+        from aquad.jobs.keys import lost_with_the_host
+
+        section, configs = self.settings.encryption, self.settings.configs
+        secret_files = [section.passphrase_file, *section.old_passphrase_files, section.private_keys_file]
+        tops = [configs.root / path for path in (*configs.paths, *configs.optional_paths)]
+        return lost_with_the_host(
+            [path for path in secret_files if path is not None and path.exists()],
+            [*tops, *(volume.path for volume in self.settings.volumes.values())],
         )
 
     def sources(self, chosen: Iterable[str] = (), accepted: Collection[str] = ()) -> Sequence[Source[Any]]:

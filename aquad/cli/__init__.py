@@ -34,6 +34,7 @@ COMMANDS = {
     "status": ("status:status", "What can I restore, to which moment, how long will it take."),
     "check": ("status:check", "Connect to every source; say what would fail tonight."),
     "accept": ("accept:accept", "Take the present size of a component as the new normal."),
+    "key": ("key:group", "Prove that the key is kept elsewhere too."),
     "config": ("config:group", "Show, check or generate the settings."),
     "completion": ("shell:completion", "Print the completion script of a shell."),
     "version": ("shell:version", "Print the version."),

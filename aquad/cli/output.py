@@ -72,17 +72,17 @@ def duration(seconds: float | None) -> str:
     return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
 
 
-def confirmed(question: str, *, yes: bool) -> None:
+def confirmed(question: str, *, yes: bool, command: str = "restore", what: str = "it overwrites live data") -> None:
     """Ask before destruction. Raises ConfirmationNeeded when nobody agrees, or nobody is there to be asked."""
     if yes:
         return
     if sys.stdin is None or not sys.stdin.isatty():
         raise ConfirmationNeeded(
-            "restore: it overwrites live data and there is no terminal to ask",
-            "Look at the plan (--dry-run) and say --yes.",
+            f"{command}: {what} and there is no terminal to ask",
+            "Look at the plan (--dry-run) and say --yes." if command == "restore" else "Say --yes.",
         )
     if not click.confirm(question, default=False):
-        raise ConfirmationNeeded("restore: not confirmed, nothing was changed")
+        raise ConfirmationNeeded(f"{command}: not confirmed, nothing was changed")
 
 
 class Bars:

@@ -102,6 +102,7 @@ def check(invocation: Invocation) -> None:
     Example:
       aquad check
     """
+    from aquad.jobs.keys import check_keys
     from aquad.stream.artifact import Finding
     from aquad.wiring import Wiring
 
@@ -111,6 +112,7 @@ def check(invocation: Invocation) -> None:
         repository = wiring.repository()
         findings.append(Finding("ok", "repository", f"{repository.root} is repository {repository.marker.id}"))
         findings += [Finding("error", "repository", f"{u.id}: {u.reason}") for u in repository.catalog().unreadable]
+        findings += check_keys(repository, wiring.lost_with_the_host())
     except AquadError as error:
         findings.append(Finding("error", "repository", error.message, error.hint))
     for source in wiring.sources():

@@ -11,6 +11,8 @@ from aquad.cli import Invocation
 from aquad.cli.output import Bars, print_json
 from aquad.core.errors import Damaged, InvalidUse, NoSuchBackup
 
+WARNINGS = 3
+
 if TYPE_CHECKING:
     from aquad.jobs.verify import Level
     from aquad.repository.catalog import Catalog
@@ -57,9 +59,11 @@ def verify(invocation: Invocation, what: str, level: Level) -> None:
         )
     else:
         for verdict in verdicts:
-            click.echo(f"{verdict.backup}: {'DAMAGED' if verdict.problems else 'good'} ({level})")
+            click.echo(f"{verdict.backup}: {'DAMAGED' if verdict.problems else 'good'} ({verdict.level})")
             for problem in verdict.problems:
                 click.echo(f"  {problem}")
+            for line in verdict.unchecked:
+                click.echo(f"  not looked into: {line}")
         if any(not verdict.recorded for verdict in verdicts if verdict not in bad):
             click.echo("(not recorded in the journal, which cannot be written here)", err=True)
     if bad:
@@ -67,6 +71,8 @@ def verify(invocation: Invocation, what: str, level: Level) -> None:
             f"verify {what}: {len(bad)} of {len(verdicts)} backups are damaged",
             "The others are good; take a new full backup now.",
         )
+    if any(verdict.unchecked for verdict in verdicts):
+        raise SystemExit(WARNINGS)
 
 
 def _chosen(catalog: Catalog, root: Path, what: str) -> Manifest:

@@ -6,6 +6,7 @@ AquadError                      exit 1
 ├── SettingsInvalid             exit 2    all bad settings at once
 ├── NoSuchBackup                exit 10   unknown id, ambiguous prefix
 ├── LockHeld                    exit 11   another run works on the repository
+├── WrongKey                    exit 12   a passphrase or key that is missing, expired, or does not open it
 ├── Unreachable                 exit 13   a source or destination does not answer, or refuses the login
 ├── Damaged                     exit 14   stored bytes are not the bytes that were sealed
 ├── RepositoryRefused           exit 1    missing, foreign, newer, not mounted
@@ -55,6 +56,10 @@ class NoSuchBackup(AquadError):
 class LockHeld(AquadError):
     exit_code = 11
     retryable = True
+
+
+class WrongKey(AquadError):
+    exit_code = 12
 
 
 class Unreachable(AquadError):

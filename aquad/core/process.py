@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from aquad.core.errors import ChildFailed
 from aquad.core.escape import escaped
@@ -86,11 +86,20 @@ class Child:
         yield from self._exchange(None)
         self.check()
 
-    def feed(self, chunks: Iterable[bytes]) -> bytes:
-        """Write `chunks` to stdin while reading stdout; return stdout (for small outputs). Raises ChildFailed."""
-        output = b"".join(self._exchange(iter(chunks)))
+    def through(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Write `chunks` to stdin and yield stdout, then check the exit status. Raises ChildFailed, as `chunks` does."""
+        yield from self._exchange(iter(chunks))
         self.check()
-        return output
+
+    def feed(self, chunks: Iterable[bytes]) -> bytes:
+        """`through` for small outputs."""
+        return b"".join(self.through(chunks))
+
+    def take_stdin(self) -> IO[bytes]:
+        """Hand over stdin to be written, and closed, by another thread than the one that reads `chunks`."""
+        stdin, self._process.stdin = self._process.stdin, None
+        assert stdin is not None  # noqa: S101 - asked for when it was started
+        return stdin
 
     def check(self) -> None:
         """Wait for the end and raise ChildFailed unless the exit status is 0."""

@@ -40,6 +40,7 @@ class Space(NamedTuple):
 def take_full(repository: Repository, sources: Sequence[Source[Any]], run: RunContext, *, space: Space) -> Work:
     """Take, seal, read back. With a failed component the good ones are sealed, and the run has failed all the same."""
     catalog = repository.catalog()
+    repository.encryption.prove()
     _check_space(repository, catalog, [source.component for source in sources], space)
     started_at = run.clock.now()
     draft = repository.begin("full")
@@ -160,7 +161,7 @@ def _manifest(
 def _previous(repository: Repository, catalog: Catalog, component: str) -> Reader | None:
     newest = catalog.latest(component)
     record = newest.component(component) if newest else None
-    return BackupReader(repository.root, newest, record) if newest and record else None
+    return BackupReader(repository.root, newest, record, repository.gpg) if newest and record else None
 
 
 def _check_space(repository: Repository, catalog: Catalog, components: Sequence[str], space: Space) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aquad.core.clock import from_text
 from aquad.jobs.discard import kept_databases
+from aquad.jobs.keys import is_confirmed
 from aquad.jobs.restore import unfinished
 from aquad.observe.overview import ComponentView, Overview
 
@@ -34,12 +35,14 @@ def overview(
     runs = [entry for entry in entries if entry["event"] == "run_ended"]
     last = f"{runs[-1]['job']} {runs[-1]['outcome']} at {runs[-1]['at']}" if runs else "never"
     warnings = [f"{u.id}: {u.reason}" for u in catalog.unreadable]
-    if repository.marker.encryption == "off":
+    if repository.marker.encryption.mode == "off":
         warnings.append("encryption is off: whoever reads the repository reads the data")
+    elif not is_confirmed(entries, repository.marker.encryption):
+        warnings.append("nobody has proved that the key is kept elsewhere too: `aquad key confirm`")
     return Overview(
         stack=repository.marker.stack,
         repository=str(repository.root),
-        encryption=repository.marker.encryption,
+        encryption=repository.marker.encryption.mode,
         now=now,
         components=views,
         backups=len(catalog.backups),

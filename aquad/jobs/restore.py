@@ -72,7 +72,9 @@ def _open_sealed(repository: Repository, backup: Manifest, component: str, advan
         check_file(repository.root, artifact, read=True, advance=advance)
         if artifact.index is not None:
             check_file(repository.root, artifact.index, read=True)
-    return BackupReader(repository.root, backup, record)
+    reader = BackupReader(repository.root, backup, record, repository.gpg)
+    reader.prove()
+    return reader
 
 
 def _open_file(
@@ -89,7 +91,7 @@ def _open_file(
                         f"restore {component} from {escaped(name)}: that file is {owner.name} of {backup.id}"
                     )
                 return _open_sealed(repository, backup, component, advance)
-    reader = FileReader(path)
+    reader = FileReader(path, repository.gpg)
     if not trusted:
         raise InvalidUse(
             f"restore {component} from {escaped(str(path))}: no manifest of this repository names that file, so nothing proves what is in it",

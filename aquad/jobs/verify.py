@@ -5,6 +5,7 @@ bytes    every stored byte is read, every file has its sealed SHA-256
 content  and everything is inflated: the plain digests, the members of archives, the parts of dumps
 
 A verification that could not finish is not a pass: what cannot be read is a problem, and the next backup is looked at.
+What is encrypted to a key that is not here is verified as far as its bytes, and the verdict says so.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import xxhash
 
-from aquad.core.errors import Damaged, RepositoryWriteFailed
+from aquad.core.errors import Damaged, RepositoryWriteFailed, WrongKey
 from aquad.core.escape import escaped
-from aquad.repository.reader import BackupReader, check_file, file_chunks
+from aquad.repository.reader import BackupReader, check_file
 from aquad.stream.gzip import inflate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from aquad.repository.catalog import Catalog
     from aquad.repository.manifest import ArtifactRecord, Manifest
     from aquad.repository.repository import Repository
-    from aquad.stream.artifact import Progress
+    from aquad.stream.artifact import Progress, StoredArtifact
 
 Level = Literal["quick", "bytes", "content"]
 
@@ -35,7 +36,10 @@ Level = Literal["quick", "bytes", "content"]
 class Verdict(NamedTuple):
     backup: str
     level: Level
+    """What was reached: less than was asked for where keys are not here."""
     problems: Sequence[str]
+    unchecked: Sequence[str]
+    """What could not be looked into, and which key it needs."""
     recorded: bool
     """False where the journal could not be written (a read-only mount): the verdict stands, but nobody will remember it."""
 
@@ -46,22 +50,26 @@ def verify(repository: Repository, backups: Sequence[Manifest], level: Level, pr
     with repository.reading():
         for backup in backups:
             progress.stage(backup.id, backup.stored_bytes)
-            problems = _problems(repository.root, backup, level, progress)
+            problems, reached = _problems(repository.root, backup, level, progress), level
+            unchecked: list[str] = []
+            if level == "content" and not problems:
+                problems, unchecked = _content_problems(repository, backup, progress)
+                reached = "bytes" if unchecked and not problems else level
             try:
                 outcome = "failed" if problems else "success"
                 repository.journal.append(
-                    "verified", backup=backup.id, level=level, outcome=outcome, problems=problems[:20]
+                    "verified", backup=backup.id, level=reached, outcome=outcome, problems=problems[:20]
                 )
                 recorded = True
             except RepositoryWriteFailed:  # harmless because the verdict is returned, and says that it was not recorded
                 recorded = False
-            verdicts.append(Verdict(backup.id, level, problems, recorded))
+            verdicts.append(Verdict(backup.id, reached, problems, unchecked, recorded))
     return verdicts
 
 
 def unreadable(catalog: Catalog, level: Level) -> list[Verdict]:
     """The verdicts on backups whose manifest is damaged."""
-    return [Verdict(one.id, level, [one.reason], recorded=False) for one in catalog.unreadable]
+    return [Verdict(one.id, level, [one.reason], [], recorded=False) for one in catalog.unreadable]
 
 
 def _problems(root: Path, backup: Manifest, level: Level, progress: Progress) -> list[str]:
@@ -74,42 +82,49 @@ def _problems(root: Path, backup: Manifest, level: Level, progress: Progress) ->
                 problems.append(f"verify {file.path}: its mode is {mode:04o}, open to others. Run: chmod 600 on it.")
         except Damaged as error:
             problems.append(str(error))
-    if level == "content" and not problems:
-        progress.stage(f"{backup.id}, content", backup.stored_bytes)
-        for component in backup.components:
-            reader = BackupReader(root, backup, component)
-            for artifact in component.artifacts:
-                try:
-                    _check_content(root, artifact, reader, progress)
-                except Damaged as error:
-                    problems.append(str(error))
     return problems
 
 
-def _check_content(root: Path, artifact: ArtifactRecord, reader: BackupReader, progress: Progress) -> None:
+def _content_problems(repository: Repository, backup: Manifest, progress: Progress) -> tuple[list[str], list[str]]:
+    """Problems, and what no key here opens."""
+    problems, unchecked = [], []
+    progress.stage(f"{backup.id}, content", backup.stored_bytes)
+    for component in backup.components:
+        reader = BackupReader(repository.root, backup, component, repository.gpg)
+        for artifact, record in zip(reader.artifacts, component.artifacts, strict=True):
+            try:
+                _check_content(artifact, record, reader, progress)
+            except WrongKey as error:
+                unchecked.append(error.message)
+            except Damaged as error:
+                problems.append(str(error))
+    return problems, unchecked
+
+
+def _check_content(artifact: StoredArtifact, record: ArtifactRecord, reader: BackupReader, progress: Progress) -> None:
     members = reader.members(artifact.path)
     if members is not None:
-        _check_members(root / artifact.path, artifact, members, progress)
+        _check_members(artifact, members, reader, progress)
         return
     for part in artifact.parts:
-        plain = _plain(artifact, root / artifact.path, part.offset, part.length)
+        plain = _plain(artifact, reader, part.offset, part.length)
         _expect(artifact.path, f"part {part.name}: plain bytes", sum(len(chunk) for chunk in plain), part.plain_bytes)
     digest, total = hashlib.sha256(), 0
-    for chunk in _plain(artifact, root / artifact.path, 0, artifact.stored_bytes):
+    for chunk in _plain(artifact, reader, 0, None):
         digest.update(chunk)
         total += len(chunk)
     progress.advance(artifact.stored_bytes)
     _expect(artifact.path, "plain bytes", total, artifact.plain_bytes)
-    if artifact.plain_sha256 is not None:
-        _expect(artifact.path, "plain SHA-256", digest.hexdigest(), artifact.plain_sha256)
+    if record.plain_sha256 is not None:
+        _expect(artifact.path, "plain SHA-256", digest.hexdigest(), record.plain_sha256)
 
 
-def _plain(artifact: ArtifactRecord, path: Path, offset: int, length: int) -> Any:
-    stored = file_chunks(path, offset, length)
-    return inflate(stored, artifact.path) if artifact.compression == "gzip" else stored
+def _plain(artifact: StoredArtifact, reader: BackupReader, offset: int, length: int | None) -> Iterator[bytes]:
+    stored = reader.read(artifact.path, offset, length)
+    return inflate(stored, artifact.path) if artifact.gzip else stored
 
 
-def _check_members(path: Path, artifact: ArtifactRecord, members: Any, progress: Progress) -> None:
+def _check_members(artifact: StoredArtifact, members: Any, reader: BackupReader, progress: Progress) -> None:
     """Every stretch of the archive belongs to one member, in order; the last is the tar's end of zero blocks."""
     position, total = 0, 0
     counts = {"members": 0, "files": 0}
@@ -119,12 +134,12 @@ def _check_members(path: Path, artifact: ArtifactRecord, members: Any, progress:
         name = f"{artifact.path}, member {escaped(str(member.get('path')))}"
         try:
             _expect(name, "offset", member["offset"], position)
-            total += _check_member(path, name, member)
+            total += _check_member(reader, artifact.path, name, member)
             position += member["length"]
             progress.advance(member["length"])
         except (KeyError, TypeError, ValueError) as error:
             raise Damaged(f"verify {name}: its line in the index is not what aquad writes: {error!r}") from error
-    end = b"".join(inflate(file_chunks(path, position, artifact.stored_bytes - position), artifact.path))
+    end = b"".join(inflate(reader.read(artifact.path, position), artifact.path))
     if len(end) < 1024 or end.strip(b"\0"):
         raise Damaged(f"verify {artifact.path}: it does not end with two zero blocks")
     _expect(artifact.path, "plain bytes", total + len(end), artifact.plain_bytes)
@@ -133,14 +148,14 @@ def _check_members(path: Path, artifact: ArtifactRecord, members: Any, progress:
             _expect(artifact.path, what, count, artifact.facts[what])
 
 
-def _check_member(path: Path, name: str, member: Mapping[str, Any]) -> int:
+def _check_member(reader: BackupReader, path: str, name: str, member: Mapping[str, Any]) -> int:
     stored, content, total, position = xxhash.xxh3_128(), hashlib.sha256(), 0, member["offset"]
     segments = member.get("segments")
     left = sum(length for _, length in segments) if segments is not None else member["size"]
     for offset, length, plain_bytes in member["chunks"]:
         _expect(name, "chunk offset", offset, position)
         position += length
-        chunks = list(file_chunks(path, offset, length))
+        chunks = list(reader.read(path, offset, length))
         for chunk in chunks:
             stored.update(chunk)
         before = total

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aquad.core.errors import RepositoryWriteFailed
 from aquad.repository import layout
 from aquad.repository.hashed import BUFFER_BYTES, HashedFile
-from aquad.repository.manifest import ArtifactRecord, FileRecord, PartRecord
+from aquad.repository.manifest import ArtifactRecord, EncryptionRecord, FileRecord, PartRecord
 from aquad.storage import files
 from aquad.stream.gzip import Deflate
 from aquad.stream.pipeline import Pipeline
@@ -20,17 +20,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from aquad.repository.encryption import Encryption
     from aquad.stream.artifact import Facts, Part
 
 
 class RawArtifact:
     """A `RawFile`: its writer compresses; members are recorded in an index beside the manifest."""
 
-    def __init__(self, file: HashedFile, index: HashedFile | None, records: list[ArtifactRecord]) -> None:
+    def __init__(
+        self, file: HashedFile, index: HashedFile | None, records: list[ArtifactRecord], encryption: EncryptionRecord
+    ) -> None:
         self._file = file
         self._index = index
         self._deflate = Deflate()
         self._records = records
+        self._encryption = encryption
         self._lines: list[bytes] = []
         self._lines_bytes = 0
 
@@ -38,7 +42,7 @@ class RawArtifact:
         self._file.write(stored)
 
     def tell(self) -> int:
-        return self._file.stored_bytes
+        return self._file.written_bytes
 
     def record(self, member: Mapping[str, Any]) -> None:
         line = json.dumps(member, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode() + b"\n"
@@ -61,6 +65,7 @@ class RawArtifact:
                 plain_bytes=plain_bytes,
                 plain_sha256=None,
                 compression="gzip",
+                encryption=self._encryption,
                 facts=facts,
                 parts=[],
             )
@@ -81,7 +86,7 @@ class AsideArtifact(RawArtifact):
     """What a restore replaces, kept outside of any backup. Its file gets its name when it is whole."""
 
     def __init__(self, file: HashedFile, directory: Path) -> None:
-        super().__init__(file, None, [])
+        super().__init__(file, None, [], EncryptionRecord())
         self._directory = directory
 
     def finish(self, *, plain_bytes: int, facts: Facts) -> None:
@@ -115,7 +120,7 @@ class DraftSink:
         plain_digest = hashlib.sha256()
         with Pipeline(file.write) as pipeline:
             for part in parts:
-                offset, plain_bytes = file.stored_bytes, 0
+                offset, plain_bytes = file.written_bytes, 0
                 deflate = Deflate() if gzip else None
                 for chunk in part.chunks:
                     plain_bytes += len(chunk)
@@ -123,7 +128,7 @@ class DraftSink:
                 if deflate:
                     pipeline.push(deflate.flush)
                 pipeline.drain()
-                length = file.stored_bytes - offset
+                length = file.written_bytes - offset
                 stored_parts.append(
                     PartRecord(
                         name=part.name, offset=offset, length=length, plain_bytes=plain_bytes, facts=part.facts()
@@ -136,6 +141,7 @@ class DraftSink:
                 plain_bytes=sum(part.plain_bytes for part in stored_parts),
                 plain_sha256=plain_digest.hexdigest(),
                 compression="gzip" if gzip else "none",
+                encryption=self._draft.encryption.record,
                 facts={},
                 parts=stored_parts,
             )
@@ -143,7 +149,7 @@ class DraftSink:
 
     def raw(self, path: str, *, indexed: bool = False) -> RawArtifact:
         index = self._create(layout.index_path(self._draft.id, self._component)) if indexed else None
-        return RawArtifact(self._create(path), index, self.records)
+        return RawArtifact(self._create(path), index, self.records, self._draft.encryption.record)
 
     def close(self) -> None:
         """Close whatever a failed source left open."""
@@ -160,7 +166,8 @@ class DraftSink:
             _remove_empty_parents(self._draft.path, where.parent)
 
     def _create(self, path: str) -> HashedFile:
-        file = HashedFile(self._draft.path, path)
+        encryption = self._draft.encryption
+        file = HashedFile(self._draft.path, encryption.name(path), encryption.cipher)
         self._open.append(file)
         return file
 
@@ -168,8 +175,9 @@ class DraftSink:
 class Draft:
     """`drafts/<id>/`, held by a lock of its own, so that recovery leaves it alone while its run lives."""
 
-    def __init__(self, where: layout.Layout, backup_id: str) -> None:
+    def __init__(self, where: layout.Layout, backup_id: str, encryption: Encryption) -> None:
         self.id = backup_id
+        self.encryption = encryption
         self.timestamp = layout.timestamp_of(backup_id)
         self.path = where.drafts / backup_id
         files.make_directory(self.path)

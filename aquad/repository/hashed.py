@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from aquad.core.errors import AquadError, Damaged, RepositoryRefused
+from aquad.core.errors import AquadError, Damaged, RepositoryRefused, RepositoryWriteFailed
 from aquad.repository.manifest import FileRecord
-from aquad.repository.reader import file_chunks, forget
+from aquad.repository.plain import file_chunks, forget
 from aquad.storage import files
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from aquad.stream.gpg.gpg import Encrypting
+
+    Cipher = Callable[[Callable[[bytes], None]], Encrypting]
+    """Starts one encrypted stream; what comes out of it goes to the argument."""
 
 BUFFER_BYTES = 512 << 10
 BUFFERS_UNDER_WAY = 4
@@ -35,24 +41,31 @@ class HashedFile:
     `write` raises what an earlier write met, `seal` at the latest.
     """
 
-    def __init__(self, directory: Path, path: str) -> None:
+    def __init__(self, directory: Path, path: str, encrypting: Cipher | None = None) -> None:
         self.path = path
         self._where = directory / path
         _make_parents(directory, self._where.parent)
-        self._fd = files.create(self._where)
-        self._written, self._written_bytes = xxhash.xxh3_128(), 0
+        self._encrypting = encrypting(self._keep) if encrypting else None  # before the file: it may be refused
+        try:
+            self._fd = files.create(self._where)
+        except RepositoryWriteFailed:
+            if self._encrypting is not None:
+                self._encrypting.end()
+            raise
+        self._kept = xxhash.xxh3_128()
         self._storing = ThreadPoolExecutor(1, "store")
         self._under_way: deque[Future[None]] = deque()
         self._proof = Proof(self._fd, self._where)
         self._failure: AquadError | None = None
         self._buffer: list[bytes] = []
         self._buffered_bytes = 0
-        self.stored_bytes = 0
+        self.stored_bytes = self.written_bytes = 0
+        """What is on the disk, and what was written: the same, unless it is encrypted."""
 
-    def write(self, stored: bytes) -> None:
-        self.stored_bytes += len(stored)
-        self._buffered_bytes += len(stored)
-        self._buffer.append(stored)
+    def write(self, chunk: bytes) -> None:
+        self.written_bytes += len(chunk)
+        self._buffered_bytes += len(chunk)
+        self._buffer.append(chunk)
         if self._buffered_bytes >= BUFFER_BYTES:
             self._flush(BUFFERS_UNDER_WAY)
 
@@ -62,13 +75,19 @@ class HashedFile:
             raise self._failure
         self._flush(0)
         self._storing.shutdown()
-        sha256 = self._proof.of_all(self._written_bytes, self._written.digest())
+        if self._encrypting is not None:
+            self._encrypting.finish()
+        sha256 = self._proof.of_all(self.stored_bytes, self._kept.digest())
         fd, self._fd = self._fd, -1
         files.close(fd, self._where)
         return FileRecord(path=self.path, stored_bytes=self.stored_bytes, stored_sha256=sha256)
 
     def abandon(self) -> None:
+        if self._encrypting is not None:
+            self._encrypting.stop()  # or the thread that feeds it might wait for ever
         self._storing.shutdown(cancel_futures=True)  # before the descriptor goes: its number may soon be another file's
+        if self._encrypting is not None:
+            self._encrypting.end()
         self._proof.close()
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
@@ -86,11 +105,17 @@ class HashedFile:
                 raise
 
     def _store(self, buffer: list[bytes]) -> None:
-        stored = buffer[0] if len(buffer) == 1 else b"".join(buffer)
-        self._written.update(stored)
+        chunk = buffer[0] if len(buffer) == 1 else b"".join(buffer)
+        if self._encrypting is not None:
+            self._encrypting.write(chunk)
+        else:
+            self._keep(chunk)
+
+    def _keep(self, stored: bytes) -> None:
+        self._kept.update(stored)
         files.write(self._fd, stored, self._where)
-        self._written_bytes += len(stored)
-        self._proof.up_to(self._written_bytes)
+        self.stored_bytes += len(stored)
+        self._proof.up_to(self.stored_bytes)
 
 
 class Proof:

@@ -73,5 +73,9 @@ def index_path(backup_id: str, component: str) -> str:
     return f"manifests/{backup_id}.index/{component}.jsonl.gz"
 
 
+def encrypted(path: str) -> str:
+    return f"{path}.gpg"
+
+
 def report_path(stamp: str) -> str:
     return f"backup_report_{stamp}.txt"

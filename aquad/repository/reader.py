@@ -7,11 +7,14 @@ import hashlib
 import json
 import os
 import stat
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from aquad.core.errors import Damaged, NoSuchBackup
 from aquad.core.escape import escaped
+from aquad.repository.plain import Plain, file_chunks, forget, plain
 from aquad.stream.artifact import Facts, StoredArtifact, StoredPart
+from aquad.stream.gpg.envelope import HEAD_BYTES, is_encrypted
 from aquad.stream.gzip import inflate
 
 if TYPE_CHECKING:
@@ -19,31 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aquad.repository.manifest import ComponentRecord, FileRecord, Manifest
-
-READ_BYTES = 1 << 20
-
-
-def file_chunks(path: Path, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-    """Yield bytes of a file. Raises Damaged when it is missing, unreadable, or ends before `length`."""
-    try:
-        with path.open("rb", buffering=0) as stored:
-            stored.seek(offset)
-            left = length
-            while left is None or left > 0:
-                chunk = stored.read(READ_BYTES if left is None else min(READ_BYTES, left))
-                if not chunk:
-                    break
-                if left is not None:
-                    left -= len(chunk)
-                yield chunk
-    except OSError as error:
-        raise Damaged(
-            f"read {path}: {os.strerror(error.errno or 0)}", "Use another backup, or a copy kept elsewhere."
-        ) from error
-    if left:
-        raise Damaged(
-            f"read {path}: {left} bytes are missing at its end", "Use another backup, or a copy kept elsewhere."
-        )
+    from aquad.stream.gpg.gpg import Gpg
 
 
 def check_file(root: Path, file: FileRecord, *, read: bool, advance: Callable[[int], None] = lambda _: None) -> None:
@@ -69,27 +48,28 @@ def check_file(root: Path, file: FileRecord, *, read: bool, advance: Callable[[i
             )
 
 
-def forget(path: Path, offset: int = 0, length: int = 0) -> None:
-    """Take a stretch of a file (0: to its end) out of the page cache, so that it is read from the disk."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # harmless because reading it says the same, with its name
-        return
-    try:
-        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(fd)
-
-
 class BackupReader:
     """One good component of one sealed backup. Its files are read whole and compared before this is handed out."""
 
     sealed = True
 
-    def __init__(self, root: Path, backup: Manifest, component: ComponentRecord) -> None:
-        self._root = root
+    def __init__(self, root: Path, backup: Manifest, component: ComponentRecord, gpg: Gpg) -> None:
         self._component = component
         self.origin = backup.id
+        self._files: dict[str, Plain] = {}
+        self._indexes: dict[str, Plain] = {}
+        for record in component.artifacts:
+            parts = [(part.offset, part.length) for part in record.parts]
+            is_clear = record.encryption.mode == "off"
+            name = record.path if is_clear else record.path.removesuffix(".gpg")
+            self._files[name] = plain(root / record.path, None if is_clear else gpg, parts)
+            if record.index is not None:
+                self._indexes[name] = plain(root / record.index.path, None if is_clear else gpg)
+
+    def prove(self) -> None:
+        """Have gpg open what is encrypted. Raises WrongKey and Damaged."""
+        for file in (*self._files.values(), *self._indexes.values()):
+            file.prove()
 
     @property
     def facts(self) -> Facts:
@@ -99,22 +79,24 @@ class BackupReader:
     def artifacts(self) -> Sequence[StoredArtifact]:
         return [
             StoredArtifact(
-                path=record.path,
+                path=name,
                 gzip=record.compression == "gzip",
                 stored_bytes=record.stored_bytes,
                 plain_bytes=record.plain_bytes,
                 parts=[StoredPart(p.name, p.offset, p.length, p.plain_bytes, p.facts) for p in record.parts],
                 facts=record.facts,
             )
-            for record in self._component.artifacts
+            for name, record in zip(self._files, self._component.artifacts, strict=True)
         ]
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-        return file_chunks(self._root / path, offset, length)
+        return self._files[path].read(offset, length)
+
+    def forwards_only(self, path: str) -> bool:
+        return self._files[path].forwards_only
 
     def members(self, path: str) -> Iterator[Mapping[str, Any]] | None:
-        record = next(r for r in self._component.artifacts if r.path == path)
-        return _index_lines(self._root / record.index.path) if record.index else None
+        return _index_lines(self._indexes[path].read(), path) if path in self._indexes else None
 
 
 class FileReader:
@@ -122,42 +104,47 @@ class FileReader:
 
     sealed = False
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, gpg: Gpg) -> None:
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise IsADirectoryError(errno.EISDIR, "not a file")
             with path.open("rb") as stored:
-                gzip = stored.read(2) == b"\x1f\x8b"
+                encrypted = is_encrypted(stored.read(HEAD_BYTES))
                 size = os.fstat(stored.fileno()).st_size
         except OSError as error:
             raise NoSuchBackup(
                 f"open {escaped(str(path)[:200])}: {error.strerror}, and no backup has that id",
                 "`aquad list` shows what there is.",
             ) from error
-        self._path = path
+        self._file = plain(path, gpg if encrypted else None)
+        self._file.prove()
+        gzip = b"".join(islice(self._file.read(), 1))[:2] == b"\x1f\x8b"
         self.origin = str(path)
         self.facts: Facts = {}
         self.artifacts: Sequence[StoredArtifact] = [StoredArtifact(path.name, gzip, size, 0, [], {})]
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:  # noqa: ARG002 - there is only one
-        return file_chunks(self._path, offset, length)
+        return self._file.read(offset, length)
+
+    def forwards_only(self, path: str) -> bool:  # noqa: ARG002 - there is only one
+        return self._file.forwards_only
 
     def members(self, path: str) -> Iterator[Mapping[str, Any]] | None:  # noqa: ARG002 - there is only one
         return None
 
 
-def _index_lines(path: Path) -> Iterator[Mapping[str, Any]]:
+def _index_lines(stored: Iterator[bytes], name: str) -> Iterator[Mapping[str, Any]]:
     rest = b""
-    for chunk in inflate(file_chunks(path), path.name):
+    for chunk in inflate(stored, name):
         lines = (rest + chunk).split(b"\n")
         rest = lines.pop()
         for line in lines:
             try:
                 member = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise Damaged(f"read index {path.name}: a line is not JSON") from error
+                raise Damaged(f"read index {name}: a line is not JSON") from error
             if not isinstance(member, dict):
-                raise Damaged(f"read index {path.name}: a line is not an object")
+                raise Damaged(f"read index {name}: a line is not an object")
             yield member
     if rest:
-        raise Damaged(f"read index {path.name}: its last line has no end")
+        raise Damaged(f"read index {name}: its last line has no end")

@@ -9,21 +9,24 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import stat
 import uuid
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from aquad.core.clock import Clock, to_text
 from aquad.core.errors import Damaged, RepositoryRefused
-from aquad.core.escape import escaped
-from aquad.repository import layout, lock, manifest, recovery
+from aquad.repository import grounds, layout, lock, manifest, recovery
+from aquad.repository import marker as markers
 from aquad.repository.catalog import Catalog, Unreadable
 from aquad.repository.draft import AsideArtifact, Draft
+from aquad.repository.encryption import Encryption, choose
 from aquad.repository.hashed import HashedFile
+from aquad.repository.marker import Marker
 from aquad.storage import files
 from aquad.storage.journal import Journal
+from aquad.stream.gpg.gpg import Gpg
+from aquad.stream.gpg.keys import Keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,110 +34,86 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aquad.repository.manifest import Manifest
+    from aquad.stream.gpg.gpg import Mode
 
 NAMES = "names.json"
-
-
-class Marker(NamedTuple):
-    id: str
-    stack: str
-    encryption: str
 
 
 class Repository:
     """Made by `open`: then the directory was seen to be ours."""
 
-    def __init__(self, root: Path, marker: Marker, clock: Clock, zone: tzinfo) -> None:
+    def __init__(
+        self, root: Path, marker: Marker, clock: Clock, zone: tzinfo, gpg: Gpg | None, wanted_encryption: str = ""
+    ) -> None:
         self.root = root
         self.marker = marker
         self.layout = layout.Layout(root)
         self.journal = Journal(self.layout.journal, clock)
-        self._clock = clock
+        self.gpg = gpg or Gpg(Keys())
+        self.encryption = Encryption.of(marker, self.gpg, wanted_encryption)
+        self.clock = clock
         self._zone = zone
 
     @classmethod
-    def open(cls, root: Path, *, stack: str, clock: Clock, zone: tzinfo) -> Repository:
-        """Raises RepositoryRefused: missing, not mounted, open to others, foreign, of another stack, or of a newer format."""
-        where = layout.Layout(root)
-        if not root.is_dir():
-            raise RepositoryRefused(
-                f"open repository {root}: there is no such directory",
-                "Is it mounted? A new one is made by `aquad init`.",
-            )
-        mode = stat.S_IMODE(root.stat().st_mode)
-        if mode & 0o077:
-            raise RepositoryRefused(
-                f"open repository {root}: its mode is {mode:04o}, open to others", f"Run: chmod 700 {root}"
-            )
-        try:
-            marker = _marker(where.marker)
-        except FileNotFoundError as error:
-            raise RepositoryRefused(
-                f"open repository {root}: no {layout.MARKER} in it",
-                "Is the backup disk mounted there? Only if this is to be a new repository: `aquad init`.",
-            ) from error
-        except PermissionError as error:
-            raise RepositoryRefused(
-                f"open repository {root}: permission denied", "Run aquad as the owner of the repository."
-            ) from error
-        if marker.stack != stack:
-            raise RepositoryRefused(
-                f"open repository {root}: it belongs to stack {marker.stack!r}, the settings say {stack!r}",
-                "Check repository.path and stack.",
-            )
-        device = root.stat().st_dev
-        for name in layout.DIRECTORIES:
-            directory = root / name
-            if directory.is_dir() and directory.stat().st_dev != device:
-                raise RepositoryRefused(
-                    f"open repository {root}: {name}/ is on another file system",
-                    "Drafts can only be sealed by rename: unmount it.",
-                )
-        return cls(root, marker, clock, zone)
+    def open(
+        cls,
+        root: Path,
+        *,
+        stack: str,
+        clock: Clock,
+        zone: tzinfo,
+        gpg: Gpg | None = None,
+        wanted_encryption: str = "",
+    ) -> Repository:
+        """`wanted_encryption`: of the settings; empty when they leave it to the marker.
+
+        Raises RepositoryRefused: missing, not mounted, open to others, foreign, of another stack, or of a newer format.
+        """
+        marker = grounds.recognised(root, stack)
+        return cls(root, marker, clock, zone, gpg, wanted_encryption)
 
     @classmethod
-    def create(cls, root: Path, *, stack: str, encryption: str, clock: Clock, zone: tzinfo) -> Repository:
-        """Make a new repository in a missing or empty directory; going on after a death half-way. The marker comes last."""
+    def create(
+        cls, root: Path, *, stack: str, encryption: Mode, clock: Clock, zone: tzinfo, gpg: Gpg | None = None
+    ) -> Repository:
+        """Make a new repository in a missing or empty directory; going on after a death half-way. The marker comes last.
+
+        Raises RepositoryRefused; WrongKey before anything is made.
+        """
         where = layout.Layout(root)
         if where.marker.exists():
             raise RepositoryRefused(
-                f"init {root}: it is a repository already ({_marker(where.marker).id})",
+                f"init {root}: it is a repository already ({markers.read(where.marker).id})",
                 "`aquad status` shows what is in it.",
             )
-        if not root.exists():
-            files.make_directory(root)
-            files.sync_directory(root.parent)
-        foreign = [
-            p.name for p in root.iterdir() if p.name not in {*layout.DIRECTORIES, f".{layout.MARKER}.new", "lost+found"}
-        ]
-        if foreign:
-            raise RepositoryRefused(
-                f"init {root}: there is something in it already: {escaped(min(foreign))}",
-                "Choose an empty directory.",
-            )
-        if stat.S_IMODE(root.stat().st_mode) & 0o077:
-            root.chmod(0o700)
-        for name in layout.DIRECTORIES:
-            if not (root / name).is_dir():
-                files.make_directory(root / name)
-        files.sync_directory(root)
-        repository_id = str(uuid.uuid4())
-        marker = {
-            "id": repository_id,
-            "format": layout.FORMAT,
-            "stack": stack,
-            "encryption": encryption,
-            "created_at": to_text(clock.now()),
-        }
-        files.replace(where.marker, json.dumps(marker, indent=1, sort_keys=True).encode() + b"\n")
-        repository = cls(root, Marker(repository_id, stack, encryption), clock, zone)
-        repository.journal.append("repository_created", repository=repository_id, encryption=encryption)
+        gpg = gpg or Gpg(Keys())
+        record, probe = choose(encryption, gpg)
+        grounds.prepare(root)
+        marker = Marker(
+            id=str(uuid.uuid4()),
+            format=layout.FORMAT,
+            stack=stack,
+            created_at=to_text(clock.now()),
+            encryption=record,
+            probe=probe,
+        )
+        markers.write(where.marker, marker)
+        repository = cls(root, marker, clock, zone, gpg)
+        repository.journal.append("repository_created", repository=marker.id, encryption=record.model_dump())
         return repository
+
+    def change_encryption(self, mode: Mode) -> None:
+        """Encrypt new backups otherwise from now on; those that are there stay as they are. The caller holds the lock."""
+        record, probe = choose(mode, self.gpg)
+        self.marker = self.marker.model_copy(update={"encryption": record, "probe": probe})
+        markers.write(self.layout.marker, self.marker)
+        self.encryption = Encryption.of(self.marker, self.gpg, mode)
+        self.journal.append("encryption_changed", encryption=record.model_dump())
 
     @contextmanager
     def writing(self, *, run_id: str, command: str, wait_seconds: float = 0.0) -> Iterator[int]:
         """Hold the lock and tidy up after dead runs. Yields the lock's descriptor, for children to inherit."""
-        holder = {"run": run_id, "command": command, "pid": str(os.getpid()), "since": to_text(self._clock.now())}
+        holder = {"run": run_id, "command": command, "pid": str(os.getpid()), "since": to_text(self.clock.now())}
         with lock.exclusive(self.layout.lock, holder=holder, wait_seconds=wait_seconds) as fd:
             self.recover()
             yield fd
@@ -163,10 +142,10 @@ class Repository:
             path.name[:15] for directory in (where.manifests, where.trash, where.drafts) for path in directory.iterdir()
         }
         roots = " ".join(os.listdir(self.root))
-        moment = self._clock.now()
+        moment = self.clock.now()
         while (stamp := layout.timestamp(moment, self._zone)) in taken or stamp in roots:
             moment += timedelta(seconds=1)
-        return Draft(self.layout, f"{stamp}_{kind}")
+        return Draft(self.layout, f"{stamp}_{kind}", self.encryption)
 
     def next_sequence(self) -> int:
         """Higher than that of any backup there ever was, also of those that are gone."""
@@ -214,15 +193,15 @@ class Repository:
 
         Until it is finished its name ends in `.unfinished`, so that nobody takes a part of it for all.
         """
-        directory = self.layout.aside / stamp
-        if os.path.lexists(directory / f"{name}.tar.gz"):
+        directory, file = self.layout.aside / stamp, self.encryption.name(f"{name}.tar.gz")
+        if os.path.lexists(directory / file):
             raise RepositoryRefused(
                 f"keep aside {name}: {directory} holds one of this very second already", "Wait a second, and try again."
             )
         if not directory.is_dir():
             files.make_directory(directory)
             files.sync_directory(self.layout.aside)
-        return AsideArtifact(HashedFile(directory, f"{name}.tar.gz.unfinished"), directory)
+        return AsideArtifact(HashedFile(directory, f"{file}.unfinished", self.encryption.cipher), directory)
 
     def discard_aside(self, stamp: str) -> None:
         """Remove what one restore kept aside."""
@@ -288,23 +267,6 @@ class Repository:
                 "Somebody moved or swapped it.",
             )
         return sealed
-
-
-def _marker(path: Path) -> Marker:
-    try:
-        content = json.loads(path.read_bytes())
-        found = content["format"]
-        marker = Marker(str(uuid.UUID(content["id"])), str(content["stack"]), str(content["encryption"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RepositoryRefused(
-            f"open repository {path.parent}: {path.name} is damaged",
-            "Restore it from another copy; each manifest holds repository_id.",
-        ) from error
-    if found != layout.FORMAT:
-        raise RepositoryRefused(
-            f"open repository {path.parent}: format {found!r}, this aquad knows {layout.FORMAT}", "Use a newer aquad."
-        )
-    return marker
 
 
 def _top(path: str) -> str:

@@ -15,6 +15,7 @@ from aquad.settings.units import (
     AbsolutePath,
     Cron,
     Duration,
+    Fingerprint,
     Name,
     OptionalPath,
     RelativePath,
@@ -41,10 +42,31 @@ class Repository(Section):
 
 
 class Encryption(Section):
-    mode: Literal["", "off"] = Field(
+    mode: Literal["", "off", "passphrase", "public-key"] = Field(
         "",
-        description='must be chosen, here or by `aquad init --encryption`; today only "off"; off is said in every status',
+        description="must be chosen, here or by `aquad init --encryption`: passphrase | public-key | off; off is said in every status",
     )
+    passphrase_file: SecretFile = Field(
+        Path("/run/secrets/backup_passphrase"),
+        description="0600; its first line opens what mode passphrase encrypts, and unlocks private_keys_file",
+    )
+    old_passphrase_files: list[AbsolutePath] = Field([], description="open backups from before a rotation")
+    recipients: list[Fingerprint] = Field([], description="mode public-key: full fingerprints of 40 digits")
+    public_keys_file: OptionalPath = Field(
+        Path("/run/secrets/backup_public_keys"), description="their public keys: gpg --export --armor"
+    )
+    private_keys_file: OptionalPath = Field(
+        None,
+        description="0600; gpg --export-secret-keys --armor; only where restores are made, never where backups are",
+    )
+
+    @model_validator(mode="after")
+    def _has_keys(self) -> Encryption:
+        if self.mode == "passphrase" and self.passphrase_file is None:
+            raise ValueError("passphrase_file must be set when mode is passphrase")
+        if self.mode == "public-key" and not (self.recipients and self.public_keys_file):
+            raise ValueError("recipients and public_keys_file must be set when mode is public-key")
+        return self
 
 
 class Schedule(Section):

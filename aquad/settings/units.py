@@ -108,11 +108,19 @@ def _relative(value: object) -> str:
     return value.rstrip("/")
 
 
+def _fingerprint(value: object) -> str:
+    text = value.replace(" ", "").upper() if isinstance(value, str) else ""
+    if not re.fullmatch(r"[0-9A-F]{40}", text, re.ASCII):
+        raise ValueError("a full fingerprint: 40 hexadecimal digits, as `gpg --show-keys` prints it")
+    return text
+
+
 Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(duration_text)]
 Share = Annotated[Reserve, BeforeValidator(_reserve), PlainSerializer(lambda reserve: reserve.text)]
 Cron = Annotated[str, BeforeValidator(_cron)]
 AbsolutePath = Annotated[Path, BeforeValidator(_path), PlainSerializer(str)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_optional_path), PlainSerializer(lambda path: str(path or ""))]
 SecretFile = OptionalPath
+Fingerprint = Annotated[str, BeforeValidator(_fingerprint)]
 RelativePath = Annotated[str, BeforeValidator(_relative)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]

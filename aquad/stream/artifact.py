@@ -106,6 +106,10 @@ class Reader(Protocol):
         """Yield stored bytes. May be called from several threads. Raises Damaged on a short file."""
         ...
 
+    def forwards_only(self, path: str) -> bool:
+        """Whether reading an earlier stretch means to begin again (a large encrypted file), for one thread at a time."""
+        ...
+
     def members(self, path: str) -> Iterator[Mapping[str, Any]] | None:
         """The member index of a tar artifact, or None where there is none."""
         ...

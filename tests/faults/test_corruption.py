@@ -80,10 +80,11 @@ def test_content_is_verified_against_the_index(tmp_path):
     repository = make_repository(tmp_path / "backups")
     back_up(repository, Volume(name="v", path=source, quiesce="none", may_shrink=False, accepted=False))
     backup = repository.catalog().find("latest")
-    artifact = backup.components[0].artifacts[0]
     from aquad.repository.reader import BackupReader
 
-    members = list(BackupReader(repository.root, backup, backup.components[0]).members(artifact.path))
+    reader = BackupReader(repository.root, backup, backup.components[0], repository.gpg)
+    artifact = reader.artifacts[0]
+    members = list(reader.members(artifact.path))
     for key, lie in (
         ("sha256", "0" * 64),
         ("stored_xxh3", "0" * 32),
@@ -93,7 +94,7 @@ def test_content_is_verified_against_the_index(tmp_path):
     ):
         lied = [m | {key: lie} if m["type"] == "file" else m for m in members]
         try:
-            module._check_members(repository.root / artifact.path, artifact, lied, Silent())
+            module._check_members(artifact, lied, reader, Silent())
         except module.Damaged:
             continue
         raise AssertionError(f"a wrong {key} was not noticed")

@@ -23,6 +23,7 @@ from aquad.sources.volumes import Volume, VolumeTarget
 from aquad.storage import files
 from aquad.stream.artifact import RunContext, Silent
 from aquad.stream.tarball.tree import checked
+from tests.keys import NO_KEYS
 from tests.small import LIMITS, FakeClock, back_up, make_repository
 from tests.sources.test_configs import NOBODY, ROOT, as_nobody, killed_at
 from tests.stream.test_tarball import awkward_tree, fingerprint
@@ -466,6 +467,7 @@ class TestRestoring:
 
         class Slow:
             sealed, origin, facts, artifacts, read = True, "slow", {}, reader.artifacts, staticmethod(reader.read)
+            forwards_only = staticmethod(reader.forwards_only)
             asked = 0
 
             def members(self, path):
@@ -487,7 +489,7 @@ class TestRestoring:
 
         class Shorter:
             sealed, origin, artifacts, read = True, "x", reader.artifacts, staticmethod(reader.read)
-            facts = reader.facts
+            facts, forwards_only = reader.facts, staticmethod(reader.forwards_only)
 
             def members(self, path):
                 return (line for line in reader.members(path) if line["path"] != "./f05")
@@ -654,7 +656,7 @@ class TestNothingOutside:
         with tarfile.open(stack.top / "evil.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as archive:
             archive.addfile(info, io.BytesIO(b"x" * 512))
         try:
-            stack.restore(stack.top / "look", reader=FileReader(stack.top / "evil.tar.gz"))
+            stack.restore(stack.top / "look", reader=FileReader(stack.top / "evil.tar.gz", NO_KEYS))
         except (Damaged, RestoreFailed):
             return
         assert (stack.top / "look" / "file").stat().st_size == 512
@@ -663,13 +665,13 @@ class TestNothingOutside:
         header = tarfile.TarInfo("x").create_pax_global_header({"comment": "x"})
         (stack.top / "evil.tar.gz").write_bytes(gzip.compress(header * 20_000))
         with pytest.raises(Damaged):
-            stack.restore(stack.top / "look", reader=FileReader(stack.top / "evil.tar.gz"))
+            stack.restore(stack.top / "look", reader=FileReader(stack.top / "evil.tar.gz", NO_KEYS))
 
     def test_times_before_1970_come_back_from_a_file_too(self, stack):
         stack.fill(1)
         os.utime(stack.path / "f00", ns=(-1_500_000_001, -1_500_000_001))
         stack.take()
-        for to, reader in ((stack.top / "a", stack.reader), (stack.top / "b", FileReader(stack.archive))):
+        for to, reader in ((stack.top / "a", stack.reader), (stack.top / "b", FileReader(stack.archive, NO_KEYS))):
             stack.restore(to, reader=reader)
             assert (to / "f00").stat().st_mtime_ns == -1_500_000_001
 
@@ -717,7 +719,7 @@ class TestOnly:
 
     @pytest.mark.parametrize("indexed", [True, False], ids=["index", "stream"])
     def test_a_hard_link_is_restored_without_the_name_that_has_its_bytes(self, stack, indexed):
-        reader = stack.reader if indexed else FileReader(stack.archive)
+        reader = stack.reader if indexed else FileReader(stack.archive, NO_KEYS)
         look = stack.top / "look"
         stack.restore(look, "topic-1/linked*", reader=reader)
         assert stack.contents(look) == {"topic-1/linked": b"content 0", "topic-1/linked again": b"content 0"}
@@ -725,7 +727,7 @@ class TestOnly:
 
     @pytest.mark.parametrize("indexed", [True, False], ids=["index", "stream"])
     def test_on_a_live_volume_what_is_replaced_is_kept_and_the_rest_left_alone(self, stack, indexed):
-        reader = stack.reader if indexed else FileReader(stack.archive)
+        reader = stack.reader if indexed else FileReader(stack.archive, NO_KEYS)
         for name in ("topic-0/f00", "topic-0/f01", "topic-1/f01"):
             (stack.path / name).unlink()
             (stack.path / name).write_bytes(b"newer")

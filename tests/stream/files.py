@@ -1,6 +1,6 @@
 """A RawFile over a plain file, and a Reader over what it wrote."""
 
-from aquad.repository.reader import file_chunks
+from aquad.repository.plain import file_chunks
 from aquad.stream.artifact import StoredArtifact
 
 
@@ -36,6 +36,9 @@ class IndexedReader:
 
     def read(self, path, offset=0, length=None):
         return file_chunks(self._path, offset, length)
+
+    def forwards_only(self, path):
+        return False
 
     def members(self, path):
         return iter(self.lines)

@@ -18,6 +18,7 @@ from aquad.repository.reader import FileReader
 from aquad.stream.tarball.pack import write_tree
 from aquad.stream.tarball.scan import Root
 from aquad.stream.tarball.unpack import extract, list_members
+from tests.keys import NO_KEYS
 from tests.stream.files import IndexedFile, IndexedReader
 
 ROOT = os.geteuid() == 0
@@ -147,7 +148,7 @@ class TestWriting:
             ]
             subprocess.run(command, check=True, capture_output=True)
         else:
-            found = unpacked(reader if by == "index" else FileReader(tmp_path / "x.tar.gz"), target)
+            found = unpacked(reader if by == "index" else FileReader(tmp_path / "x.tar.gz", NO_KEYS), target)
             assert found.skipped == []
             assert found.files == facts.files
         after = fingerprint(target)
@@ -356,7 +357,7 @@ class TestReading:
             (tmp_path / "x.tar.gz").write_bytes(flipped)
             target = tmp_path / f"t{number}"
             try:
-                unpacked(reader if indexed else FileReader(tmp_path / "x.tar.gz"), target)
+                unpacked(reader if indexed else FileReader(tmp_path / "x.tar.gz", NO_KEYS), target)
             except Damaged:
                 continue
             if fingerprint(target) != before:
@@ -375,10 +376,10 @@ class TestReading:
         ):
             (tmp_path / "cut.tar.gz").write_bytes(stored[: member["offset"]])
             with pytest.raises(Damaged):
-                unpacked(FileReader(tmp_path / "cut.tar.gz"), tmp_path / f"t{number}")
+                unpacked(FileReader(tmp_path / "cut.tar.gz", NO_KEYS), tmp_path / f"t{number}")
         (tmp_path / "two.tar.gz").write_bytes(stored + stored)
         with pytest.raises(Damaged):
-            unpacked(FileReader(tmp_path / "two.tar.gz"), tmp_path / "two")
+            unpacked(FileReader(tmp_path / "two.tar.gz", NO_KEYS), tmp_path / "two")
 
     def hostile(self, tmp_path, *members):
         with tarfile.open(tmp_path / "evil.tar.gz", "w:gz") as archive:
@@ -386,7 +387,7 @@ class TestReading:
                 info = tarfile.TarInfo(name)
                 info.type, info.linkname = kind, link
                 archive.addfile(info)
-        return FileReader(tmp_path / "evil.tar.gz")
+        return FileReader(tmp_path / "evil.tar.gz", NO_KEYS)
 
     @pytest.mark.parametrize(
         "members",

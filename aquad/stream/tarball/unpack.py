@@ -77,8 +77,9 @@ def extract(
     try:
         with contextlib.closing(TreeWriter(target)) as tree:
             chosen = _chosen(_pairs(reader, path, indexed=indexed), only, _stand_ins(reader, path, only))
+            parallel = indexed and not reader.forwards_only(path)
             with ThreadPoolExecutor(workers, "inflate") as pool:
-                facts = _Extraction(reader, path, tree, advance, cancel).run(chosen, pool if indexed else None)
+                facts = _Extraction(reader, path, tree, advance, cancel).run(chosen, pool if parallel else None)
             tree.finish()
     except OSError as error:
         raise RestoreFailed(
@@ -175,7 +176,7 @@ class _Extraction:
                     continue
                 files, plain_bytes = files + 1, plain_bytes + member.size
                 if pool is None:
-                    self._fill(member, fd, data or iter(()))
+                    self._fill(member, fd, data)
                 else:
                     under_way.append(pool.submit(self._fill, member, fd, None))
                     if len(under_way) > UNDER_WAY:

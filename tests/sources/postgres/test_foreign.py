@@ -11,6 +11,7 @@ from aquad.jobs.restore import open_backup
 from aquad.repository.reader import FileReader
 from aquad.sources.postgres.restore import PostgresTarget
 from aquad.stream.artifact import RunContext
+from tests.keys import NO_KEYS
 from tests.servers.rich import RICH, cluster, fingerprint
 from tests.sources.postgres.test_round_trip import back_up, backup_file, repository_in, source
 
@@ -47,7 +48,7 @@ def tool(server, name, *arguments):
 
 
 def bring_back(postgres, path, stamp="20300101_000000", **options):
-    reader, target = FileReader(path), PostgresTarget(**options)
+    reader, target = FileReader(path, NO_KEYS), PostgresTarget(**options)
     postgres.plan_restore(reader, target)
     return postgres.restore(reader, target, RunContext(run_id="test", timestamp=stamp, clock=SystemClock()))
 
