@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from aquad.core.errors import AquadError, Damaged, RepositoryRefused, RepositoryWriteFailed
+from aquad.core.errors import AquadError, Damaged, RepositoryRefused
 from aquad.repository.manifest import FileRecord
 from aquad.repository.plain import file_chunks, forget
 from aquad.storage import files
@@ -45,13 +45,7 @@ class HashedFile:
         self.path = path
         self._where = directory / path
         _make_parents(directory, self._where.parent)
-        self._encrypting = encrypting(self._keep) if encrypting else None  # before the file: it may be refused
-        try:
-            self._fd = files.create(self._where)
-        except RepositoryWriteFailed:
-            if self._encrypting is not None:
-                self._encrypting.end()
-            raise
+        self._fd = files.create(self._where)
         self._kept = xxhash.xxh3_128()
         self._storing = ThreadPoolExecutor(1, "store")
         self._under_way: deque[Future[None]] = deque()
@@ -61,6 +55,14 @@ class HashedFile:
         self._buffered_bytes = 0
         self.stored_bytes = self.written_bytes = 0
         """What is on the disk, and what was written: the same, unless it is encrypted."""
+        self._encrypting: Encrypting | None = None
+        if encrypting is not None:
+            try:
+                self._encrypting = encrypting(self._keep)  # last, for it may write at once
+            except AquadError:
+                self.abandon()
+                files.remove(self._where)
+                raise
 
     def write(self, chunk: bytes) -> None:
         self.written_bytes += len(chunk)

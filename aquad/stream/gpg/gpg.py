@@ -162,8 +162,9 @@ class Gpg:
         return keyring.passphrase(self._keys.passphrase_file)
 
     def _unlocking(self) -> bytes:
-        """The passphrase of the private key; one that has none ignores it."""
-        return keyring.passphrase(self._passphrases[0]) if self._passphrases else b""
+        """The passphrase of the private key; one that has none needs no file of it."""
+        path = self._keys.passphrase_file
+        return keyring.passphrase(path) if path is not None and path.exists() else b""
 
 
 class Encrypting:
