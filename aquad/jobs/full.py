@@ -48,7 +48,8 @@ def take_full(repository: Repository, sources: Sequence[Source[Any]], run: RunCo
         run = replace(run, timestamp=draft.timestamp)
         errors: list[AquadError] = []
         components = [
-            _take(source, draft, _previous(repository, catalog, source.component), run, errors) for source in sources
+            _take(repository, source, draft, _previous(repository, catalog, source.component), run, errors)
+            for source in sources
         ]
         outcomes = {"components": {component.name: component.outcome for component in components}}
         good = [component for component in components if component.good]
@@ -86,7 +87,12 @@ def accepted(repository: Repository) -> set[str]:
 
 
 def _take(
-    source: Source[Any], draft: Draft, previous: Reader | None, run: RunContext, errors: list[AquadError]
+    repository: Repository,
+    source: Source[Any],
+    draft: Draft,
+    previous: Reader | None,
+    run: RunContext,
+    errors: list[AquadError],
 ) -> ComponentRecord:
     """What fails is recorded, and put into `errors`."""
     sink = draft.sink(source.component)
@@ -113,7 +119,11 @@ def _take(
         )
     finally:
         sink.close()
-    if taken.warnings:
+    warnings = list(taken.warnings)
+    if taken.damage and previous is not None:
+        _mark_damaged(repository, previous.origin, source.component, taken.damage, run)
+        warnings.append(f"backup {previous.origin} is damaged: {'; '.join(taken.damage[:3])}")
+    if warnings:
         outcome = "warning"
     return ComponentRecord(
         name=source.component,
@@ -121,7 +131,7 @@ def _take(
         reason="",
         consistency=taken.consistency,
         facts=taken.facts,
-        warnings=list(taken.warnings),
+        warnings=warnings,
         notes=list(taken.notes),
         artifacts=sink.records,
     )
@@ -162,6 +172,14 @@ def _previous(repository: Repository, catalog: Catalog, component: str) -> Reade
     newest = catalog.latest(component)
     record = newest.component(component) if newest else None
     return BackupReader(repository.root, newest, record, repository.gpg) if newest and record else None
+
+
+def _mark_damaged(repository: Repository, backup: str, component: str, damage: Sequence[str], run: RunContext) -> None:
+    """A verification that nobody ordered: unchanged files are only copied when their stored bytes are what was sealed."""
+    problems = [f"{component}: {problem}" for problem in damage[:20]]
+    repository.journal.append(
+        "verified", backup=backup, level="content", outcome="failed", problems=problems, run=run.run_id
+    )
 
 
 def _check_space(repository: Repository, catalog: Catalog, components: Sequence[str], space: Space) -> None:

@@ -20,6 +20,7 @@ from aquad.core.errors import Damaged, RepositoryWriteFailed, WrongKey
 from aquad.core.escape import escaped
 from aquad.repository.reader import BackupReader, check_file
 from aquad.stream.gzip import inflate
+from aquad.stream.tarball.reuse import padding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -133,9 +134,12 @@ def _check_members(artifact: StoredArtifact, members: Any, reader: BackupReader,
         counts["files"] += member.get("type") == "file"
         name = f"{artifact.path}, member {escaped(str(member.get('path')))}"
         try:
-            _expect(name, "offset", member["offset"], position)
+            pad = member.get("pad", 0)
+            _expect(name, "offset", member["offset"], position + pad)
+            if pad:
+                _expect(name, "padding before it", b"".join(reader.read(artifact.path, position, pad)), padding(pad))
             total += _check_member(reader, artifact.path, name, member)
-            position += member["length"]
+            position += pad + member["length"]
             progress.advance(member["length"])
         except (KeyError, TypeError, ValueError) as error:
             raise Damaged(f"verify {name}: its line in the index is not what aquad writes: {error!r}") from error

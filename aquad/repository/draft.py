@@ -44,6 +44,17 @@ class RawArtifact:
     def tell(self) -> int:
         return self._file.written_bytes
 
+    @property
+    def is_clear(self) -> bool:
+        return self._file.is_clear
+
+    @property
+    def shares_blocks(self) -> bool:
+        return self._file.shares_blocks and self._index is not None
+
+    def copy_from(self, fd: int, offset: int, length: int, stored: bytes | None) -> None:
+        self._file.copy_from(fd, offset, length, stored)
+
     def record(self, member: Mapping[str, Any]) -> None:
         line = json.dumps(member, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode() + b"\n"
         self._lines.append(line)

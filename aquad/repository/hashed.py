@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
+from aquad.core import filesystem
 from aquad.core.errors import AquadError, Damaged, RepositoryRefused
 from aquad.repository.manifest import FileRecord
 from aquad.repository.plain import file_chunks, forget
@@ -30,6 +31,7 @@ BUFFERS_UNDER_WAY = 4
 SYNC_BYTES = 32 << 20
 """A long file goes to the disk, and is read back from there, as it is written: little is left to wait for at its end."""
 STRETCHES_UNDER_WAY = 4
+SHARING = {filesystem.XFS, filesystem.BTRFS}
 
 
 class HashedFile:
@@ -55,6 +57,7 @@ class HashedFile:
         self._buffered_bytes = 0
         self.stored_bytes = self.written_bytes = 0
         """What is on the disk, and what was written: the same, unless it is encrypted."""
+        self._source, self._shares = -1, False
         self._encrypting: Encrypting | None = None
         if encrypting is not None:
             try:
@@ -71,6 +74,23 @@ class HashedFile:
         if self._buffered_bytes >= BUFFER_BYTES:
             self._flush(BUFFERS_UNDER_WAY)
 
+    @property
+    def is_clear(self) -> bool:
+        return self._encrypting is None
+
+    @property
+    def shares_blocks(self) -> bool:
+        return self._encrypting is None and filesystem.kind(self._fd) in SHARING
+
+    def copy_from(self, fd: int, offset: int, length: int, stored: bytes | None) -> None:
+        """Append a stretch of another file, always the same one. `stored`: its bytes, where they are in memory."""
+        self._flush(BUFFERS_UNDER_WAY)
+        if self._source < 0:
+            self._source = os.dup(fd)  # ours, for the thread may still read when the caller has closed his
+            self._shares = self.shares_blocks and os.fstat(fd).st_dev == os.fstat(self._fd).st_dev
+        self.written_bytes += length
+        self._under_way.append(self._storing.submit(self._copy, offset, length, stored))
+
     def seal(self) -> FileRecord:
         """Write what is under way, fsync, read back from the disk and compare, close. Raises Damaged."""
         if self._failure is not None:
@@ -82,6 +102,7 @@ class HashedFile:
         sha256 = self._proof.of_all(self.stored_bytes, self._kept.digest())
         fd, self._fd = self._fd, -1
         files.close(fd, self._where)
+        self._close_source()
         return FileRecord(path=self.path, stored_bytes=self.stored_bytes, stored_sha256=sha256)
 
     def abandon(self) -> None:
@@ -93,6 +114,12 @@ class HashedFile:
         self._proof.close()
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
+            os.close(fd)
+        self._close_source()
+
+    def _close_source(self) -> None:
+        if self._source >= 0:
+            fd, self._source = self._source, -1
             os.close(fd)
 
     def _flush(self, left: int) -> None:
@@ -112,6 +139,22 @@ class HashedFile:
             self._encrypting.write(chunk)
         else:
             self._keep(chunk)
+
+    def _copy(self, offset: int, length: int, stored: bytes | None) -> None:
+        while length:
+            piece = stored or os.pread(self._source, min(BUFFER_BYTES, length), offset)
+            if not piece:
+                raise Damaged(
+                    f"copy to {self._where}: the previous archive has become shorter", "Run the backup again."
+                )
+            if self._shares:
+                self._kept.update(piece)
+                files.share(self._source, offset, self._fd, len(piece), self._where)
+                self.stored_bytes += len(piece)
+                self._proof.up_to(self.stored_bytes)
+            else:
+                self._keep(piece)
+            offset, length = offset + len(piece), length - len(piece)
 
     def _keep(self, stored: bytes) -> None:
         self._kept.update(stored)

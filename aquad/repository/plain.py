@@ -61,6 +61,10 @@ class Plain(Protocol):
         """Whether going back means to begin again, and one reader at a time is all there may be."""
         ...
 
+    def descriptor(self) -> int | None:
+        """Open it, to copy from; None when it is encrypted. Raises Damaged."""
+        ...
+
     def prove(self) -> None:
         """Make sure that it can be opened. Raises WrongKey and Damaged."""
         ...
@@ -80,6 +84,12 @@ class ClearFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+
+    def descriptor(self) -> int | None:
+        try:
+            return os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise Damaged(f"read {self._path}: {os.strerror(error.errno or 0)}", "Use another backup.") from error
 
     def prove(self) -> None:
         pass
@@ -111,6 +121,9 @@ class EncryptedFile:
         """Whether going back means to decrypt from the beginning."""
         self.prove()
         return self._memory is None
+
+    def descriptor(self) -> int | None:
+        return None
 
     def prove(self) -> None:
         """Have gpg open all of it, once. Raises WrongKey and Damaged."""

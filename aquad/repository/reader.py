@@ -54,6 +54,7 @@ class BackupReader:
     sealed = True
 
     def __init__(self, root: Path, backup: Manifest, component: ComponentRecord, gpg: Gpg) -> None:
+        self._root = root
         self._component = component
         self.origin = backup.id
         self._files: dict[str, Plain] = {}
@@ -92,6 +93,12 @@ class BackupReader:
     def read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         return self._files[path].read(offset, length)
 
+    def descriptor(self, path: str) -> int | None:
+        index = self._component.artifacts[list(self._files).index(path)].index
+        if index is not None:  # or its rot would say what is to be copied
+            check_file(self._root, index, read=True)
+        return self._files[path].descriptor()
+
     def forwards_only(self, path: str) -> bool:
         return self._files[path].forwards_only
 
@@ -125,6 +132,9 @@ class FileReader:
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:  # noqa: ARG002 - there is only one
         return self._file.read(offset, length)
+
+    def descriptor(self, path: str) -> int | None:  # noqa: ARG002 - there is only one
+        return self._file.descriptor()
 
     def forwards_only(self, path: str) -> bool:  # noqa: ARG002 - there is only one
         return self._file.forwards_only

@@ -21,6 +21,7 @@ from aquad.core.errors import AquadError, Damaged, InvalidUse, RestoreFailed, So
 from aquad.core.escape import escaped
 from aquad.stream.artifact import Finding, Step, Taken
 from aquad.stream.tarball.pack import write_tree
+from aquad.stream.tarball.reuse import opened
 from aquad.stream.tarball.scan import Root
 from aquad.stream.tarball.tree import directory_below, owners_lost
 from aquad.stream.tarball.unpack import extract, list_members, refuse_unless_empty
@@ -84,9 +85,7 @@ class Volume:
     def check(self) -> list[Finding]:
         if not self._path.is_dir():
             return [
-                Finding(
-                    "error", self.component, f"{self._path} is not there", "Mount the volume there, or change its path."
-                )
+                Finding("error", self.component, f"{self._path} is not there", "Mount it there, or change its path.")
             ]
         if not os.access(self._path, os.R_OK | os.X_OK):
             return [
@@ -113,7 +112,16 @@ class Volume:
         if not self._path.is_dir():
             raise SourceFailed(f"read volume {self.component}: {self._path} is not there", "Is the volume mounted?")
         out = sink.raw(f"volumes_{run.timestamp}/{self.component}.tar.gz", indexed=True)
-        tree = write_tree([Root(self._path, b".")], out, advance=run.progress.advance, cancel=run.cancel)
+        damage: list[str] = []
+        with opened(previous if out.is_clear else None, damage) as former:
+            tree = write_tree(
+                [Root(self._path, b".")],
+                out,
+                advance=run.progress.advance,
+                cancel=run.cancel,
+                reusable=out.is_clear,
+                former=former,
+            )
         warnings = self._shrunk(tree.files, previous)
         facts: Facts = {**tree._asdict(), "quiesce": self._quiesce}
         out.finish(plain_bytes=tree.tar_bytes, facts=facts)
@@ -124,15 +132,13 @@ class Volume:
         notes = [*tree.skipped, *(f"{path}: longer than GNU tar can restore; aquad can" for path in tree.long_paths)]
         if tree.grown:
             notes.append(f"{tree.grown} files grew while they were read, and are stored at their first size")
-        return Taken("live" if self._quiesce == "live" else "files", facts, warnings, notes)
+        return Taken("live" if self._quiesce == "live" else "files", facts, warnings, notes, damage)
 
     def _shrunk(self, files: int, previous: Reader | None) -> list[str]:
         before = int(previous.facts.get("files", 0)) if previous else 0
-        if files and files * 10 > before * (10 - LOST_TENTHS):
+        if self._accepted or (files and files * 10 > before * (10 - LOST_TENTHS)):
             return []
         what = f"{files} files, {before} last time" if before else "it is empty"
-        if self._accepted:
-            return []
         if self._may_shrink:
             return [what]
         if not before and previous:

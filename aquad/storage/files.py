@@ -8,6 +8,7 @@ error, and only writing the data afresh is safe (PostgreSQL wiki, "Fsync Errors"
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ from aquad.core.errors import RepositoryWriteFailed
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+DISK_BLOCK = 4096
 
 
 @contextmanager
@@ -45,6 +49,20 @@ def write(fd: int, stored: bytes | bytearray | memoryview, path: Path) -> None:
     with _failing("write", path):
         while rest:
             rest = rest[os.write(fd, rest) :]
+
+
+def share(source_fd: int, offset: int, fd: int, length: int, path: Path) -> None:
+    """Append a stretch of another file. Whole blocks are shared where both lie alike: the rest must not go with them."""
+    with _failing("copy", path):
+        head = min(length, -offset % DISK_BLOCK)
+        middle = (length - head) // DISK_BLOCK * DISK_BLOCK
+        for part in (head, middle, length - head - middle):
+            left = part
+            while left:
+                count = os.copy_file_range(source_fd, fd, left, offset)
+                if not count:
+                    raise OSError(errno.EIO, "the file to copy from has become shorter")
+                offset, left = offset + count, left - count
 
 
 def truncate(fd: int, length: int, path: Path) -> None:

@@ -33,7 +33,21 @@ class RawFile(Protocol):
     def write(self, stored: bytes) -> None: ...
 
     def tell(self) -> int:
-        """Stored bytes so far."""
+        """Bytes so far, as they were written."""
+        ...
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it is stored as it is written; only then can anything be copied from one to the next."""
+        ...
+
+    @property
+    def shares_blocks(self) -> bool:
+        """Whether its file system can share blocks between files (XFS, btrfs)."""
+        ...
+
+    def copy_from(self, fd: int, offset: int, length: int, stored: bytes | None) -> None:
+        """Append a stretch of another file; sharing its blocks where they lie alike. `stored`: those bytes, if at hand."""
         ...
 
     def record(self, member: Mapping[str, Any]) -> None:
@@ -104,6 +118,10 @@ class Reader(Protocol):
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Yield stored bytes. May be called from several threads. Raises Damaged on a short file."""
+        ...
+
+    def descriptor(self, path: str) -> int | None:
+        """An open file, which the caller closes, to copy stored bytes from; None when it is encrypted. Raises Damaged."""
         ...
 
     def forwards_only(self, path: str) -> bool:
@@ -179,6 +197,8 @@ class Taken(NamedTuple):
     facts: Facts
     warnings: Sequence[str] = ()
     notes: Sequence[str] = ()
+    damage: Sequence[str] = ()
+    """What was found to be rotten in the previous backup."""
 
 
 class Source(Protocol[Target]):

@@ -1,10 +1,14 @@
 """A RawFile over a plain file, and a Reader over what it wrote."""
 
+import os
+
 from aquad.repository.plain import file_chunks
 from aquad.stream.artifact import StoredArtifact
 
 
 class IndexedFile:
+    is_clear, shares_blocks = True, False
+
     def __init__(self, path):
         self._file = open(path, "wb")
         self.members_ = []
@@ -16,6 +20,9 @@ class IndexedFile:
 
     def tell(self):
         return self._at
+
+    def copy_from(self, fd, offset, length, stored):
+        self.write(os.pread(fd, length, offset))
 
     def record(self, member):
         self.members_.append(dict(member))
@@ -36,6 +43,9 @@ class IndexedReader:
 
     def read(self, path, offset=0, length=None):
         return file_chunks(self._path, offset, length)
+
+    def descriptor(self, path):
+        return os.open(self._path, os.O_RDONLY)
 
     def forwards_only(self, path):
         return False

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class Recorder:
     """A RawFile that keeps the index alone."""
 
+    is_clear, shares_blocks = True, False
+
     def __init__(self) -> None:
         self.lines: list[Mapping[str, Any]] = []
         self._stored_bytes = 0
