@@ -174,8 +174,8 @@ class TestWhatLooksUnchanged:
 
             def slow(fd):
                 sync(fd)
-                time.sleep(TWICE)
                 mapped[5000:5005] = b"while"
+                time.sleep(TWICE)
 
             monkeypatch.setattr(filesystem, "sync", slow)
             stack.take()
