@@ -57,6 +57,7 @@ class HashedFile:
         self._buffered_bytes = 0
         self.stored_bytes = self.written_bytes = 0
         """What is on the disk, and what was written: the same, unless it is encrypted."""
+        self.shares_blocks = encrypting is None and filesystem.kind(self._fd) in SHARING
         self._source, self._shares = -1, False
         self._encrypting: Encrypting | None = None
         if encrypting is not None:
@@ -77,10 +78,6 @@ class HashedFile:
     @property
     def is_clear(self) -> bool:
         return self._encrypting is None
-
-    @property
-    def shares_blocks(self) -> bool:
-        return self._encrypting is None and filesystem.kind(self._fd) in SHARING
 
     def copy_from(self, fd: int, offset: int, length: int, stored: bytes | None) -> None:
         """Append a stretch of another file, always the same one. `stored`: its bytes, where they are in memory."""
