@@ -1,10 +1,10 @@
-# make demo | test | check | bench | faults; each sets up what it needs below .venv and .cache
+# make demo | test | check | bench | faults | mutants; each sets up what it needs below .venv and .cache
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check faults bench pins clean
+.PHONY: demo test check faults mutants bench pins clean
 
 $(READY): requirements/dev.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "aquad needs Python 3.11 or newer: make PYTHON=python3.x")'
@@ -28,6 +28,10 @@ check: $(READY)
 
 faults: $(READY)
 	$(BIN)/python -m pytest -n 2 tests/faults
+
+# Each defect of tests/mutants is put into a copy of the tree, and has to be caught: half an hour.
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants
 
 bench: $(READY)
 	$(BIN)/python -m bench

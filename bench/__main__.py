@@ -36,10 +36,20 @@ PAIRS = (
     Pair(
         "V2", "first volume backup, 8 x / (cat to /dev/null + write the output)", 2.0, 3.0, "aquad large", "cat large"
     ),
+    Pair("V3", "second volume backup, 2 % changed / tar -czf", 0.015, 0.03, "aquad second", "tar"),
     Pair("V6", "size of the .tar.gz / tar -czf", 1.06, 1.10, "aquad volume size", "tar size"),
     Pair("D1", "PostgreSQL dump / pg_dumpall piped to gzip", 0.25, 0.40, "aquad postgres", "pg_dumpall"),
     Pair("D2", "PostgreSQL dump / pg_dump > /dev/null", 1.15, 1.40, "aquad postgres", "pg_dump"),
     Pair("D3", "size of the .sql.gz / gzip -6", 1.15, 1.20, "aquad postgres size", "pg_dumpall size"),
+    Pair(
+        "E1",
+        "encrypted PostgreSQL dump / the same unencrypted",
+        1.10,
+        1.25,
+        "aquad postgres encrypted",
+        "aquad postgres",
+    ),
+    Pair("X1", "verify --level content of a volume / sha256sum, then gunzip -t", 0.5, 0.8, "aquad verify", "gunzip"),
     Pair("C1", "aquad --help / python -c pass", 5, 7, "aquad --help", "python"),
     Pair("C3", "peak memory of a run, MB", 100, 150, "aquad peak", "one"),
     Pair("G1", "first volume backup, 8 x / 1 x", 8.5, 8.5, "aquad large", "aquad volume"),
@@ -62,7 +72,10 @@ class Arena:
         self.volume, self.large = top / "volume", top / "large" if large else None
         self.server = Server(16).start() if databases else None
         self.settings = top / "settings.toml"
-        text = f'[repository]\npath = "{top}/backups"\nminimum_free = "1%"\n[encryption]\nmode = "off"\n[volumes.v]\npath = "{self.volume}"\n'
+        self.passphrase = top / "passphrase"
+        self.passphrase.write_text("bench")
+        self.passphrase.chmod(0o600)
+        text = f'[repository]\npath = "{top}/backups"\nminimum_free = "1%"\n[encryption]\npassphrase_file = "{self.passphrase}"\n[volumes.v]\npath = "{self.volume}"\n'
         if self.large:
             text += f'[volumes.large]\npath = "{self.large}"\n'
         if self.server:
@@ -106,15 +119,24 @@ class Arena:
                 " ".join(rng.choices(words, k=rng.randrange(100, 3000)))
             )
 
-    def aquad(self, component: str, pattern: str) -> tuple[float, int, float]:
-        """Take a first backup; return seconds, stored bytes, peak memory in MB."""
+    def init(self, encryption: str = "off") -> None:
         shutil.rmtree(self.top / "backups", ignore_errors=True)
-        subprocess.run([*AQUAD, "-c", self.settings, "init"], check=True, capture_output=True)
-        self._cold()
-        command = [sys.executable, "-c", MEASURE, *AQUAD, "-c", self.settings, "run", "full", "--component", component]
-        seconds, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        command = [*AQUAD, "-c", self.settings, "init", "--encryption", encryption]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def aquad(self, component: str, pattern: str, encryption: str = "off") -> tuple[float, int, float]:
+        """Take a first backup; return seconds, stored bytes, peak memory in MB."""
+        self.init(encryption)
+        seconds, peak = self.measured("run", "full", "--component", component)
         stored = sum(path.stat().st_size for path in (self.top / "backups").glob(pattern))
-        return float(seconds), stored, int(peak) / 1000
+        return seconds, stored, peak
+
+    def measured(self, *arguments: str) -> tuple[float, float]:
+        """Seconds, and peak memory in MB, of a command that finds nothing in the page cache."""
+        self._cold()
+        command = [sys.executable, "-c", MEASURE, *AQUAD, "-c", self.settings, *arguments]
+        seconds, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        return float(seconds), int(peak) / 1000
 
     def shell(self, command: str) -> float:
         self._cold()
@@ -126,7 +148,8 @@ class Arena:
     def _cold(self) -> None:
         """Take the volume out of the page cache: a nightly backup does not find it there."""
         os.sync()
-        for path in [*self.volume.rglob("*"), *(self.large.rglob("*") if self.large else ())]:
+        tops = [self.volume, self.top / "backups", *([self.large] if self.large else [])]
+        for path in (path for top in tops for path in top.rglob("*")):
             if path.is_file():
                 fd = os.open(path, os.O_RDONLY)
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -135,16 +158,32 @@ class Arena:
     def volume_round(self) -> dict[str, float]:
         out = self.top / "out"
         seconds, stored, peak = self.aquad("v", "volumes_*/v.tar.gz")
+        verified, _ = self.measured("verify", "latest", "--level", "content")
+        gunzip = self.shell(
+            f"sha256sum {self.top}/backups/volumes_*/v.tar.gz && gunzip -t {self.top}/backups/volumes_*/v.tar.gz"
+        )
+        self._change()
+        second, _ = self.measured("run", "full", "--component", "v")
         tar = self.shell(f"tar -czf {out} -C {self.volume} .")
         return {
             "aquad volume": seconds,
             "aquad volume size": stored,
             "aquad volume peak": peak,
+            "aquad verify": verified,
+            "gunzip": gunzip,
+            "aquad second": second,
             "aquad peak": peak,
             "one": 1.0,
             "tar": tar,
             "tar size": out.stat().st_size,
         }
+
+    def _change(self) -> None:
+        """Two per cent: small files, and as many bytes in one piece."""
+        small = sorted((self.volume / "small").iterdir())
+        for path in small[::50]:
+            path.write_bytes(os.urandom(path.stat().st_size))
+        (self.volume / "changed").write_bytes(os.urandom(sum(path.stat().st_size for path in small) // 10))
 
     def large_round(self) -> dict[str, float]:
         out = self.top / "out"
@@ -157,10 +196,12 @@ class Arena:
     def postgres_round(self) -> dict[str, float]:
         out = self.top / "out"
         seconds, stored, peak = self.aquad("postgres", "postgres_backup*")
+        encrypted, _, _ = self.aquad("postgres", "postgres_backup*", "passphrase")
         dumpall = self.shell(f"{self.tool('pg_dumpall')} | gzip -6 > {out}")
         return {
             "aquad postgres": seconds,
             "aquad postgres size": stored,
+            "aquad postgres encrypted": encrypted,
             "aquad peak": peak,
             "one": 1.0,
             "pg_dumpall": dumpall,
@@ -191,7 +232,7 @@ def main() -> int:
     chosen = [pair for pair in PAIRS if not arguments.ids or pair.id in arguments.ids]
     wanted = {name for pair in chosen for name in (pair.a, pair.b)}
     databases, large = any("postgres" in name for name in wanted), any("large" in name for name in wanted)
-    volume = any("volume" in name or name == "aquad peak" for name in wanted)
+    volume = bool(wanted & {"aquad volume", "aquad volume size", "aquad peak", "aquad second", "aquad verify"})
     top = Path(tempfile.mkdtemp(prefix="aquad-bench-"))
     arena = Arena(top, arguments.scale, databases=databases, large=large)
     rounds: list[dict[str, float]] = []

@@ -52,8 +52,8 @@ class RawArtifact:
     def shares_blocks(self) -> bool:
         return self._file.shares_blocks and self._index is not None
 
-    def copy_from(self, fd: int, offset: int, length: int, stored: bytes | None) -> None:
-        self._file.copy_from(fd, offset, length, stored)
+    def copy_from(self, fd: int, offset: int, length: int, stored: bytes | None, xxh3: str) -> None:
+        self._file.copy_from(fd, offset, length, stored, xxh3)
 
     def record(self, member: Mapping[str, Any]) -> None:
         line = json.dumps(member, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode() + b"\n"

@@ -79,14 +79,14 @@ class HashedFile:
     def is_clear(self) -> bool:
         return self._encrypting is None
 
-    def copy_from(self, fd: int, offset: int, length: int, stored: bytes | None) -> None:
-        """Append a stretch of another file, always the same one. `stored`: its bytes, where they are in memory."""
+    def copy_from(self, fd: int, offset: int, length: int, stored: bytes | None, xxh3: str) -> None:
+        """Append a stretch of another file, always the same one. `stored`: its bytes; else `xxh3` is their digest."""
         self._flush(BUFFERS_UNDER_WAY)
         if self._source < 0:
             self._source = os.dup(fd)  # ours, for the thread may still read when the caller has closed his
             self._shares = self.shares_blocks and os.fstat(fd).st_dev == os.fstat(self._fd).st_dev
         self.written_bytes += length
-        self._under_way.append(self._storing.submit(self._copy, offset, length, stored))
+        self._under_way.append(self._storing.submit(self._copy, offset, length, stored, xxh3))
 
     def seal(self) -> FileRecord:
         """Write what is under way, fsync, read back from the disk and compare, close. Raises Damaged."""
@@ -137,13 +137,13 @@ class HashedFile:
         else:
             self._keep(chunk)
 
-    def _copy(self, offset: int, length: int, stored: bytes | None) -> None:
+    def _copy(self, offset: int, length: int, stored: bytes | None, xxh3: str) -> None:
+        copied = xxhash.xxh3_128()
         while length:
             piece = stored or os.pread(self._source, min(BUFFER_BYTES, length), offset)
             if not piece:
-                raise Damaged(
-                    f"copy to {self._where}: the previous archive has become shorter", "Run the backup again."
-                )
+                break
+            copied.update(piece)
             if self._shares:
                 self._kept.update(piece)
                 files.share(self._source, offset, self._fd, len(piece), self._where)
@@ -152,6 +152,11 @@ class HashedFile:
             else:
                 self._keep(piece)
             offset, length = offset + len(piece), length - len(piece)
+        if stored is None and copied.hexdigest() != xxh3:
+            raise Damaged(
+                f"copy to {self._where}: the previous archive holds other bytes than a moment ago",
+                "Verify it, look into the kernel's log, and run the backup again.",
+            )
 
     def _keep(self, stored: bytes) -> None:
         self._kept.update(stored)

@@ -46,8 +46,11 @@ class RawFile(Protocol):
         """Whether its file system can share blocks between files (XFS, btrfs)."""
         ...
 
-    def copy_from(self, fd: int, offset: int, length: int, stored: bytes | None) -> None:
-        """Append a stretch of another file; sharing its blocks where they lie alike. `stored`: those bytes, if at hand."""
+    def copy_from(self, fd: int, offset: int, length: int, stored: bytes | None, xxh3: str) -> None:
+        """Append a stretch of another file; sharing its blocks where they lie alike.
+
+        `stored`: those bytes; None when they are too many for memory, and then have this digest. Raises Damaged, later.
+        """
         ...
 
     def record(self, member: Mapping[str, Any]) -> None:

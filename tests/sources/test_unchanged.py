@@ -206,6 +206,26 @@ class TestWhatLooksUnchanged:
 
 
 class TestDamage:
+    def test_a_large_member_that_reads_differently_the_second_time_is_not_sealed(self, stack, monkeypatch):
+        """It is hashed before anything is written, and read again as it is copied."""
+        stack.fill()
+        (stack.path / "large").write_bytes(os.urandom(reuse.IN_MEMORY_BYTES + 1))
+        time.sleep(TWICE)
+        stack.take()
+        read = reuse.Former.read
+
+        def then_rotten(former, line):
+            sound = read(former, line)
+            if line["path"] == "./large":
+                with stack.archive.open("r+b") as stored:
+                    stored.seek(line["offset"] + 2_000_000)
+                    stored.write(b"rot")
+            return sound
+
+        monkeypatch.setattr(reuse.Former, "read", then_rotten)
+        assert stack.back_up().outcome == "failed"
+        assert "other bytes than a moment ago" in journal(stack.repository.root)[-1]["reason"]
+
     @pytest.mark.parametrize("which", ["./small/050", "./big", "./small"])
     def test_B8_a_rotten_byte_is_found_and_never_copied(self, stack, which):
         stack.fill_awkward().take()

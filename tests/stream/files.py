@@ -21,7 +21,7 @@ class IndexedFile:
     def tell(self):
         return self._at
 
-    def copy_from(self, fd, offset, length, stored):
+    def copy_from(self, fd, offset, length, stored, xxh3):
         self.write(os.pread(fd, length, offset))
 
     def record(self, member):

@@ -101,7 +101,7 @@ class Archive:
     def take_run(self, former: Former, run: Run, _: None) -> None:
         pad = self._pad(run.length, run.offset)
         shift = self._out.tell() - run.offset
-        self._out.copy_from(former.fd, run.offset, run.length, run.stored_bytes())
+        self._out.copy_from(former.fd, run.offset, run.length, run.stored_bytes(), run.members[0]["stored_xxh3"])
         for line in run.members:
             plain_bytes = sum(plain for _, _, plain in line["chunks"])
             self.members, self.tar_bytes = self.members + 1, self.tar_bytes + plain_bytes

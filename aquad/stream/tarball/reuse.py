@@ -107,7 +107,7 @@ class Run(NamedTuple):
     offset: int
     members: list[Mapping[str, Any]]
     stored: list[bytes]
-    """What was read of them; not all of it when one is large, and then it is read again as it is copied."""
+    """What was read of them. Nothing of a large one, which is a run of its own and is read again as it is copied."""
 
     @property
     def length(self) -> int:
@@ -118,7 +118,7 @@ class Run(NamedTuple):
         """Whether a member lies right behind, but for padding, and there is room."""
         end = self.offset + self.length
         between = int(line["offset"]) - end
-        return self.length < IN_MEMORY_BYTES and (
+        return self.length + int(line["length"]) <= IN_MEMORY_BYTES and (
             between == 0 or (between == line.get("pad") and os.pread(former.fd, between, end) == padding(between))
         )
 
@@ -131,7 +131,7 @@ class Run(NamedTuple):
 
     def stored_bytes(self) -> bytes | None:
         stored = b"".join(self.stored)
-        return stored if len(stored) == self.length else None
+        return stored or None
 
 
 def is_unchanged(line: Mapping[str, Any], entry: Entry) -> bool:
