@@ -9,7 +9,7 @@ import click
 from aquad.cli import Invocation
 from aquad.cli.output import both_times, print_json, table
 from aquad.core.clock import from_text
-from aquad.observe.reports import human_bytes
+from aquad.observe.reports import encryption_text, human_bytes
 
 if TYPE_CHECKING:
     from aquad.repository.manifest import Manifest
@@ -95,6 +95,7 @@ def show(invocation: Invocation, backup_id: str) -> None:
     click.echo(f"started    {both_times(from_text(backup.started_at), wiring.zone)}")
     click.echo(f"finished   {both_times(from_text(backup.finished_at), wiring.zone)}")
     click.echo(f"size       {human_bytes(backup.stored_bytes)} stored, {human_bytes(backup.plain_bytes)} unpacked")
+    click.echo(f"encryption {encryption_text(backup.model_dump(mode='json'))}")
     click.echo(f"verified   {_said(proved)}\n")
     rows = []
     for component in backup.components:

@@ -77,11 +77,8 @@ def _component(
     taken_at = from_text(newest.started_at) if newest else None
     age = int((now - taken_at).total_seconds()) if taken_at else None
     attempts = [e["components"][name] for e in entries if e["event"] == "run_ended" and name in e.get("components", {})]
-    verified = [
-        e
-        for e in entries
-        if e["event"] == "verified" and newest and e["backup"] == newest.id and e["outcome"] == "success"
-    ]
+    verdicts = [e for e in entries if e["event"] == "verified" and newest and e["backup"] == newest.id]
+    verdict = verdicts[-1] if verdicts else None
     restored = [e for e in entries if e["event"] == "restored" and e["component"] == name]
     return ComponentView(
         name=name,
@@ -94,7 +91,7 @@ def _component(
         stored_bytes=sum(a.stored_bytes for a in record.artifacts) if record else 0,
         plain_bytes=sum(a.plain_bytes for a in record.artifacts) if record else 0,
         last_attempt=attempts[-1] if attempts else "never",
-        verified_at=from_text(verified[-1]["at"]) if verified else None,
-        verified_level=verified[-1]["level"] if verified else "",
+        verified_at=from_text(verdict["at"]) if verdict else None,
+        verified_level="" if verdict is None else verdict["level"] if verdict["outcome"] == "success" else "DAMAGED",
         restore_milliseconds=restored[-1]["milliseconds"] if restored else None,
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import struct
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import xxhash
@@ -141,7 +142,7 @@ def _check_members(artifact: StoredArtifact, members: Any, reader: BackupReader,
             total += _check_member(reader, artifact.path, name, member)
             position += pad + member["length"]
             progress.advance(member["length"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
             raise Damaged(f"verify {name}: its line in the index is not what aquad writes: {error!r}") from error
     end = b"".join(inflate(reader.read(artifact.path, position), artifact.path))
     if len(end) < 1024 or end.strip(b"\0"):
@@ -179,4 +180,4 @@ def _check_member(reader: BackupReader, path: str, name: str, member: Mapping[st
 
 def _expect(name: str, what: str, found: object, sealed: object) -> None:
     if found != sealed:
-        raise Damaged(f"verify {name}: {what} {found}, sealed was {sealed}")
+        raise Damaged(f"verify {name}: {what} {escaped(str(found))}, sealed was {escaped(str(sealed))}")

@@ -28,17 +28,25 @@ def backup_report(backup: Mapping[str, Any]) -> str:
         f"Started      {backup['started_at']}",
         f"Finished     {backup['finished_at']}",
         f"Outcome      {backup['outcome']}",
-        "Encryption   off: whoever reads these files reads the data",
+        f"Encryption   {encryption_text(backup)}",
         "",
     ]
     for component in backup["components"]:
         lines += _component(component)
     lines += [
         "Restore with aquad:  aquad restore plan all " + backup["id"],
-        "Restore by hand:     see docs/format.md; every file opens with tar, zcat and psql.",
+        "Restore by hand:     see docs/format.md; every file opens with tar, zcat and psql (.gpg: first gpg --decrypt).",
         "",
     ]
     return "\n".join(lines)
+
+
+def encryption_text(backup: Mapping[str, Any]) -> str:
+    """How the artifacts are encrypted, and which keys open them."""
+    used = [artifact["encryption"] for component in backup["components"] for artifact in component["artifacts"]]
+    if not used or any(one["mode"] == "off" for one in used):
+        return "off: whoever reads these files reads the data"
+    return ", ".join(sorted({f"{one['mode']} ({', '.join(one['key_ids'])})" for one in used}))
 
 
 def _component(component: Mapping[str, Any]) -> list[str]:
@@ -53,6 +61,11 @@ def _component(component: Mapping[str, Any]) -> list[str]:
             f"  {artifact['path']}  {human_bytes(artifact['stored_bytes'])}, {human_bytes(artifact['plain_bytes'])} unpacked"
         )
         lines.append(f"    sha256 {artifact['stored_sha256']}")
+    reused = component["facts"].get("reused")
+    if reused:
+        lines.append(
+            f"  {reused} of {component['facts']['members']} members were unchanged, and copied from the backup before"
+        )
     lines += [f"  WARNING: {escaped(warning)}" for warning in component["warnings"]]
     lines += [f"  note: {escaped(note)}" for note in component["notes"]]
     return [*lines, ""]

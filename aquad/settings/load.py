@@ -51,9 +51,9 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
             dotted = ".".join(key)
             if _put(content, key, _typed(key, value)):
                 origins = {known: text for known, text in origins.items() if not known.startswith(dotted + ".")}
-                origins[dotted] = f"environment {name}"
+                origins[dotted] = f"environment {escaped(name)}"
             else:
-                mistakes.append(f"environment {name}: {dotted} is not in a table of settings")
+                mistakes.append(f"environment {escaped(name)}: {escaped(dotted)} is not in a table of settings")
     settings = None
     try:
         settings = Settings.model_validate(content)

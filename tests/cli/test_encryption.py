@@ -97,7 +97,12 @@ class TestPassphrase:
         assert stat.S_IMODE(next(stack.backups.glob("*.gpg")).stat().st_mode) == 0o600
         assert "good (content)" in stack.ok("verify", "all", "--level", "content")
         comes_back(stack)
-        assert "secrets: 1 tables, 1000 rows" in stack.ok("show", "latest")
+        shown = stack.ok("show", "latest")
+        assert "secrets: 1 tables, 1000 rows" in shown
+        assert "encryption passphrase (" in shown
+        report = next(stack.backups.glob("backup_report_*")).read_text()
+        assert "Encryption   passphrase (" in report
+        assert "Encryption   off" not in report
 
     def test_every_file_opens_with_stock_gpg(self, stack, tmp_path):
         stack.ok("init", "--encryption", "passphrase")

@@ -85,6 +85,16 @@ def test_small_parts_are_kept_as_they_pass(encrypted, gpg, monkeypatch):
     assert gpg.decryptions == 2, "once to be sure, once for its readers"
 
 
+def test_a_clear_file_that_ends_too_early(tmp_path):
+    (tmp_path / "x").write_bytes(CONTENT)
+    file = plain.ClearFile(tmp_path / "x")
+    assert b"".join(file.read(10, 299_990)) == CONTENT[10:]
+    with pytest.raises(Damaged, match="1 bytes are missing"):
+        b"".join(file.read(10, 299_991))
+    with pytest.raises(Damaged, match="No such file"):
+        b"".join(plain.ClearFile(tmp_path / "y").read())
+
+
 def test_nothing_is_handed_out_of_a_file_that_gpg_does_not_vouch_for(encrypted, gpg, forwards):
     stored = bytearray(encrypted.read_bytes())
     stored[-10] ^= 1

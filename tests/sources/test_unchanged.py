@@ -5,6 +5,7 @@ import mmap
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import time
 
@@ -296,3 +297,23 @@ def test_padding_is_an_empty_gzip_member_of_any_length(length):
             pad = reuse.padding_to(position, congruent)
             assert (position + pad - congruent) % 4096 == 0
             assert pad == 0 or pad >= 26
+
+
+def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
+    for directory in range(20):
+        (tmp_path / "volume" / f"{directory}").mkdir(parents=True)
+        for number in range(1000):
+            (tmp_path / "volume" / f"{directory}" / f"{number}").write_bytes(b"tiny %d\n" % number)
+    settings = tmp_path / "settings.toml"
+    settings.write_text(
+        f'[repository]\npath = "{tmp_path}/backups"\nminimum_free = "1%"\n[encryption]\nmode = "off"\n'
+        f'[volumes.v]\npath = "{tmp_path}/volume"\n'
+    )
+    aquad = [sys.executable, "-m", "aquad", "-q", "-c", settings]
+    subprocess.run([*aquad, "init"], check=True, capture_output=True)
+    time.sleep(TWICE)
+    for _ in ("first", "second"):
+        script = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+        command = [sys.executable, "-c", script, *aquad, "run", "full", "--component", "v"]
+        peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        assert peak < 90_000, f"{peak} KiB"

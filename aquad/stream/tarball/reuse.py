@@ -34,6 +34,7 @@ MARGIN_NS = 2 * 10**9
 PIECE_BYTES = 1 << 20
 IN_MEMORY_BYTES = 4 << 20
 """A run of members up to this size is read once, and written from memory."""
+RUN_MEMBERS = 1000
 SHARED_BYTES = 64 << 10
 """Members from this size on begin where their blocks can be shared with the previous archive."""
 DISK_BLOCK = 4096
@@ -118,9 +119,9 @@ class Run(NamedTuple):
         """Whether a member lies right behind, but for padding, and there is room."""
         end = self.offset + self.length
         between = int(line["offset"]) - end
-        return self.length + int(line["length"]) <= IN_MEMORY_BYTES and (
-            between == 0 or (between == line.get("pad") and os.pread(former.fd, between, end) == padding(between))
-        )
+        if self.length + int(line["length"]) > IN_MEMORY_BYTES or len(self.members) >= RUN_MEMBERS:
+            return False
+        return between == 0 or (between == line.get("pad") and os.pread(former.fd, between, end) == padding(between))
 
     def add(self, line: Mapping[str, Any], stored: bytes | None) -> None:
         if self.members and line["pad"]:

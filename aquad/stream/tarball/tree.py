@@ -69,7 +69,8 @@ def checked(line: Mapping[str, Any]) -> Member:
         link = base64.b64decode(line["link_base64"]) if "link_base64" in line else line.get("link", "").encode()
         major, minor = line.get("device", (0, 0))
         xattrs = {str(name): base64.b64decode(value) for name, value in line.get("xattrs", {}).items()}
-        if line["type"] not in KINDS or not _sane(line, (major, minor)) or any(b"\0" in os.fsencode(x) for x in xattrs):
+        texts = (link, *map(os.fsencode, xattrs))
+        if line["type"] not in KINDS or not _sane(line, (major, minor)) or any(b"\0" in text for text in texts):
             raise ValueError(line["type"])
     except (KeyError, ValueError, TypeError, AttributeError, UnicodeError) as error:
         raise Damaged(f"read index: a member is not what aquad writes: {escaped(str(line)[:200])}") from error
@@ -89,7 +90,9 @@ def _sane(line: Mapping[str, Any], device: tuple[int, int]) -> bool:
         and abs(line["mtime_ns"]) < SECONDS * 10**9
         and isinstance(line.get("header_bytes", 0), int)
         and all(isinstance(number, int) and 0 <= number < 2**31 for number in device)
-        and all(isinstance(number, int) and number >= 0 for start, length in stretches for number in (start, length))
+        and all(
+            isinstance(number, int) and 0 <= number < 2**63 for start, length in stretches for number in (start, length)
+        )
     )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from aquad.stream.artifact import Reader
 
-NONSENSE = (tarfile.TarError, EOFError, ValueError, KeyError, OverflowError, RecursionError, struct.error)
+NONSENSE = (tarfile.TarError, EOFError, ValueError, LookupError, OverflowError, RecursionError, struct.error)
 """What tarfile and `_line` raise over headers that somebody made up."""
 UNDER_WAY = 16
 PIECE_BYTES = 1 << 20
