@@ -99,17 +99,16 @@ class Archive:
             self._finish({**big.member, "sha256": big.content.hexdigest()}, big.chunks, big.stored.hexdigest(), note)
 
     def take_run(self, former: Former, run: Run, _: None) -> None:
-        pad = self._pad(run.length, run.offset)
+        before = self._pad(run.length, run.offset)
         shift = self._out.tell() - run.offset
         self._out.copy_from(former.fd, run.offset, run.length, run.stored_bytes(), run.members[0]["stored_xxh3"])
-        for line in run.members:
+        for number, line in enumerate(run.members):
             plain_bytes = sum(plain for _, _, plain in line["chunks"])
             self.members, self.tar_bytes = self.members + 1, self.tar_bytes + plain_bytes
             self._advance(plain_bytes)
             chunks = [[offset + shift, length, plain] for offset, length, plain in line["chunks"]]
-            moved = {**line, "offset": line["offset"] + shift, "chunks": chunks, "pad": pad}
-            self._out.record(moved)
-            pad = 0
+            pad = line["pad"] if number else before  # what lay before the first member there is not copied
+            self._out.record({**line, "offset": line["offset"] + shift, "chunks": chunks, "pad": pad})
 
     def _pad(self, length: int, congruent: int = 0) -> int:
         """Begin a large member where its blocks can be shared by copies of it; return how many bytes that took."""
