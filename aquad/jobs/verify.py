@@ -13,18 +13,20 @@ from __future__ import annotations
 import hashlib
 import stat
 import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import xxhash
 
-from aquad.core.errors import Damaged, RepositoryWriteFailed, WrongKey
+from aquad.core.errors import Damaged, InvalidUse, RepositoryWriteFailed, WrongKey
 from aquad.core.escape import escaped
 from aquad.repository.reader import BackupReader, check_file
 from aquad.stream.gzip import inflate
 from aquad.stream.tarball.reuse import padding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from aquad.repository.catalog import Catalog
@@ -51,12 +53,8 @@ def verify(repository: Repository, backups: Sequence[Manifest], level: Level, pr
     verdicts = []
     with repository.reading():
         for backup in backups:
-            progress.stage(backup.id, backup.stored_bytes)
-            problems, reached = _problems(repository.root, backup, level, progress), level
-            unchecked: list[str] = []
-            if level == "content" and not problems:
-                problems, unchecked = _content_problems(repository, backup, progress)
-                reached = "bytes" if unchecked and not problems else level
+            problems, unchecked = _look(repository, backup, level, progress)
+            reached: Level = "bytes" if unchecked and not problems else level
             try:
                 outcome = "failed" if problems else "success"
                 repository.journal.append(
@@ -74,11 +72,33 @@ def unreadable(catalog: Catalog, level: Level) -> list[Verdict]:
     return [Verdict(one.id, level, [one.reason], [], recorded=False) for one in catalog.unreadable]
 
 
-def _problems(root: Path, backup: Manifest, level: Level, progress: Progress) -> list[str]:
+def _look(repository: Repository, backup: Manifest, level: Level, progress: Progress) -> tuple[list[str], list[str]]:
+    """Problems, and what no key here opens. Digests are compared beside, in a thread of their own."""
+    if level != "content":
+        progress.stage(backup.id, backup.stored_bytes)
+        return _problems(repository.root, backup, level, progress.advance), []
+    progress.stage(f"{backup.id}, bytes and content", 2 * backup.stored_bytes)
+    over = threading.Event()
+
+    def advance(count: int) -> None:
+        if over.is_set():
+            raise InvalidUse("verify: ended")
+        progress.advance(count)
+
+    with ThreadPoolExecutor(1, "bytes") as pool:
+        digests = pool.submit(_problems, repository.root, backup, level, advance)
+        try:
+            inside, unchecked = _content_problems(repository, backup, progress)
+            return digests.result() or inside, unchecked
+        finally:
+            over.set()
+
+
+def _problems(root: Path, backup: Manifest, level: Level, advance: Callable[[int], None]) -> list[str]:
     problems = []
     for file in backup.files():
         try:
-            check_file(root, file, read=level != "quick", advance=progress.advance)
+            check_file(root, file, read=level != "quick", advance=advance)
             mode = stat.S_IMODE((root / file.path).lstat().st_mode)
             if mode & 0o077:
                 problems.append(f"verify {file.path}: its mode is {mode:04o}, open to others. Run: chmod 600 on it.")
@@ -90,7 +110,6 @@ def _problems(root: Path, backup: Manifest, level: Level, progress: Progress) ->
 def _content_problems(repository: Repository, backup: Manifest, progress: Progress) -> tuple[list[str], list[str]]:
     """Problems, and what no key here opens."""
     problems, unchecked = [], []
-    progress.stage(f"{backup.id}, content", backup.stored_bytes)
     for component in backup.components:
         reader = BackupReader(repository.root, backup, component, repository.gpg)
         for artifact, record in zip(reader.artifacts, component.artifacts, strict=True):
@@ -108,14 +127,19 @@ def _check_content(artifact: StoredArtifact, record: ArtifactRecord, reader: Bac
     if members is not None:
         _check_members(artifact, members, reader, progress)
         return
+    digest, total, position = hashlib.sha256(), 0, 0
     for part in artifact.parts:
-        plain = _plain(artifact, reader, part.offset, part.length)
-        _expect(artifact.path, f"part {part.name}: plain bytes", sum(len(chunk) for chunk in plain), part.plain_bytes)
-    digest, total = hashlib.sha256(), 0
-    for chunk in _plain(artifact, reader, 0, None):
+        name, before = f"{artifact.path}, part {escaped(part.name)}", total
+        _expect(name, "offset", part.offset, position)
+        for chunk in _plain(artifact, reader, part.offset, part.length):
+            digest.update(chunk)
+            total += len(chunk)
+        _expect(name, "plain bytes", total - before, part.plain_bytes)
+        position += part.length
+        progress.advance(part.length)
+    for chunk in _plain(artifact, reader, position, None):
         digest.update(chunk)
         total += len(chunk)
-    progress.advance(artifact.stored_bytes)
     _expect(artifact.path, "plain bytes", total, artifact.plain_bytes)
     if record.plain_sha256 is not None:
         _expect(artifact.path, "plain SHA-256", digest.hexdigest(), record.plain_sha256)
