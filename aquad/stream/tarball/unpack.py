@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import io
 import os
 import struct
 import tarfile
@@ -18,6 +17,7 @@ from aquad.core.errors import Damaged, RestoreFailed
 from aquad.core.escape import escaped
 from aquad.stream.gzip import inflate
 from aquad.stream.tarball.header import ACL_KEYWORDS, acl_binary
+from aquad.stream.tarball.inflated import HEADER_BYTES, NO_LIMIT, Inflated
 from aquad.stream.tarball.tree import Member, TreeWriter, checked, components
 
 if TYPE_CHECKING:
@@ -248,49 +248,30 @@ def _place(fd: int, segments: list[list[int]], data: Iterator[bytes], member: Me
         raise Damaged(f"restore {escaped(member.name)}: the archive holds more bytes than its index says")
 
 
-class _Inflated(io.RawIOBase):
-    """What tarfile reads from: the inflated stream, which remembers its last bytes."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = b""
-        self.total = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        while len(self._rest) < size or size < 0:
-            chunk = next(self._chunks, b"")
-            if not chunk:
-                break
-            self._rest += chunk
-            self.total += len(chunk)
-        wanted, self._rest = (self._rest, b"") if size < 0 else (self._rest[:size], self._rest[size:])
-        return wanted
-
-
 def _streamed(reader: Reader, path: str) -> Iterator[tuple[Member, Iterator[bytes]]]:
     """The members of an archive without an index, made by aquad or by GNU tar. Raises Damaged when it is cut off."""
-    plain = _Inflated(inflate(reader.read(path), path))
+    plain = Inflated(inflate(reader.read(path), path))
     try:
         with tarfile.open(
             fileobj=plain, mode="r|", encoding="utf-8", errors="surrogateescape", bufsize=PIECE_BYTES
         ) as archive:
             for info in archive:
+                plain.limit = NO_LIMIT
                 yield checked(_line(info, path)), _data(archive, info)
+                _pass(archive, info)
+                plain.limit = plain.total + HEADER_BYTES
+            plain.limit = NO_LIMIT
             _check_end(archive, plain, path)
     except NONSENSE as error:
         raise Damaged(f"read {path}: {escaped(str(error))}", "The archive is damaged or cut off.") from error
 
 
-def _check_end(archive: tarfile.TarFile, plain: _Inflated, path: str) -> None:
-    """Tarfile accepts an archive that ends at any member's end; only two zero blocks are an end."""
+def _check_end(archive: tarfile.TarFile, plain: Inflated, path: str) -> None:
+    """Tarfile accepts an archive that ends at any member's end, or at a broken header; only two zero blocks are an end."""
     stream: Any = archive.fileobj
-    zeros = True
-    while block := stream.read(PIECE_BYTES):
-        zeros = zeros and not block.strip(b"\0")
-    if not zeros or plain.total - archive.offset < 1024:
+    while stream.read(PIECE_BYTES):
+        pass
+    if plain.data_end > archive.offset or plain.total - archive.offset < 1024:
         raise Damaged(
             f"read {path}: it does not end with two zero blocks", "The archive was cut off, or something follows it."
         )
@@ -337,6 +318,17 @@ def _data(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[bytes]:
     sparse: Any = getattr(info, "sparse", None)
     left = info.size if sparse is None else sum(length for _, length in sparse)
     stream.seek(info.offset_data)
+    yield from _stretch(stream, left, info)
+
+
+def _pass(archive: Any, info: tarfile.TarInfo) -> None:
+    """Read on to the next header: tarfile would look for it for years where a size lies. And forget this one."""
+    for _ in _stretch(archive.fileobj, max(0, archive.offset - archive.fileobj.tell()), info):
+        pass
+    archive.members.clear()  # a million of them take more than a gigabyte
+
+
+def _stretch(stream: Any, left: int, info: tarfile.TarInfo) -> Iterator[bytes]:
     while left:
         piece = stream.read(min(left, PIECE_BYTES))
         if not piece:
