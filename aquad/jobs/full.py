@@ -141,11 +141,13 @@ def _manifest(
     repository: Repository, draft: Draft, components: Sequence[ComponentRecord], run: RunContext, started_at: datetime
 ) -> Manifest:
     outcomes = {component.outcome for component in components}
-    anchor = repository.journal.append("backup_taken", run=run.run_id, backup=draft.id)
+    sequence = repository.next_sequence()
+    # Both are given away before there is a manifest, for its line comes after it, and may be lost.
+    anchor = repository.journal.append("backup_taken", run=run.run_id, backup=draft.id, sequence=sequence)
     unsealed = Manifest(
         format=layout.FORMAT,
         id=draft.id,
-        sequence=repository.next_sequence(),
+        sequence=sequence,
         kind="full",
         repository_id=repository.marker.id,
         stack=repository.marker.stack,

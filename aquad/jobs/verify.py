@@ -199,6 +199,7 @@ def _check_member(reader: BackupReader, path: str, name: str, member: Mapping[st
     _expect(name, "stored XXH3", stored.hexdigest(), member["stored_xxh3"])
     if member["type"] == "file":
         _expect(name, "SHA-256", content.hexdigest(), member["sha256"])
+        _expect(name, "bytes that are missing", left, 0)
     return total
 
 

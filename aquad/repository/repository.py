@@ -136,21 +136,22 @@ class Repository:
         return Catalog.of(good, bad)
 
     def begin(self, kind: str) -> Draft:
-        """Start a draft under a name that nothing has: if this second is taken, the next free one."""
+        """Start a draft under a name that nothing has or ever had: if this second is taken, the next free one."""
         where = self.layout
         taken = {
             path.name[:15] for directory in (where.manifests, where.trash, where.drafts) for path in directory.iterdir()
         }
         roots = " ".join(os.listdir(self.root))
         moment = self.clock.now()
+        taken |= {entry["backup"][:15] for entry in self.journal.entries() if entry["event"] == "backup_taken"}
         while (stamp := layout.timestamp(moment, self._zone)) in taken or stamp in roots:
             moment += timedelta(seconds=1)
         return Draft(self.layout, f"{stamp}_{kind}", self.encryption)
 
     def next_sequence(self) -> int:
         """Higher than that of any backup there ever was, also of those that are gone."""
-        sealed = [int(entry["sequence"]) for entry in self.journal.entries() if entry["event"] == "backup_sealed"]
-        return max([0, *sealed, *(m.sequence for m in self.catalog().backups)]) + 1
+        given = [int(entry["sequence"]) for entry in self.journal.entries() if "sequence" in entry]
+        return max([0, *given, *(m.sequence for m in self.catalog().backups)]) + 1
 
     def seal(self, draft: Draft, unsealed: Manifest) -> Manifest:
         """Make the draft a backup. Raises RepositoryWriteFailed; then recovery finds the draft."""
