@@ -3,6 +3,7 @@
 python -m tests.mutants [ID ...]
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,8 @@ def survives(defect, work):
         return None
     path.write_text(text.replace(defect.old, defect.new))
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *defect.tests.split()]
-    done = subprocess.run(command, cwd=top, capture_output=True, text=True, timeout=900, check=False)
+    env = {**os.environ, "AQUAD_FAULTS": "all" if defect.every_point else ""}
+    done = subprocess.run(command, cwd=top, capture_output=True, text=True, timeout=3600, check=False, env=env)
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
     shutil.rmtree(top)
     if done.returncode == 1 and failed:
