@@ -96,6 +96,7 @@ class HashedFile:
         self._storing.shutdown()
         if self._encrypting is not None:
             self._encrypting.finish()
+            self._encrypting.end()
         sha256 = self._proof.of_all(self.stored_bytes, self._kept.digest())
         fd, self._fd = self._fd, -1
         files.close(fd, self._where)

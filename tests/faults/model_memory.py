@@ -38,8 +38,8 @@ class Memory:
         """What is there, the damage that was done by hand included."""
         self.dead = {}
         """Drafts of runs that died, and what they promised."""
-        self.read = 0
-        """Lines of the journal that were compared."""
+        self.journal = b""
+        """As far as it was looked into."""
 
     def found(self):
         """What is on the disk, but for files under way that a draft's names.json names."""
@@ -174,16 +174,20 @@ def check_verdicts(repository, memory, level):
 
 def check_journal(repository, memory, *, ended):
     """Its chain is whole, no run has two outcomes, and no line says good of what is damaged, or the reverse."""
-    entries = list(repository.journal.entries())
+    written = repository.layout.journal.read_bytes()
+    if written == memory.journal:
+        return
+    assert written.startswith(memory.journal.rpartition(b"\n")[0]), "a line of the journal was changed"
+    entries, known = list(repository.journal.entries()), memory.journal.count(b"\n")
+    memory.journal = written
     started = [entry["run"] for entry in entries if entry["event"] == "run_started"]
     outcomes = [entry["run"] for entry in entries if entry["event"] == "run_ended"]
     assert len(set(outcomes)) == len(outcomes), "a run with two outcomes"
     assert set(outcomes) <= set(started)
     assert not ended or set(outcomes) == set(started), "a run without an outcome"
-    for entry in entries[memory.read :]:
+    for entry in entries[known:]:
         if entry["event"] == "verified" and entry["level"] != "quick":
             assert (entry["outcome"] == "failed") == bool(memory.damaged(memory.backups[entry["backup"]])), entry
-    memory.read = len(entries)
     last = {entry["backup"]: entry["outcome"] for entry in entries if entry["event"] == "verified"}
     seen = overview(repository, ["words", "data"], objectives={}, grace_seconds=0, now=repository.clock.now())
     for view in seen.components:

@@ -1,6 +1,7 @@
 """A repository, the live data it protects, and the jobs on them, each with a fault if wanted."""
 
 import os
+import select
 import shutil
 import signal
 import tempfile
@@ -24,6 +25,10 @@ from tests.small import FakeClock, Words
 from tests.stream.test_tarball import fingerprint
 
 CODES = {"success": 0, "warning": 3, "failed": 1, "raised": 4}
+
+
+GIVES_UP_SECONDS = 20
+"""For who halts with the journal's lock, and should not have let anybody so far."""
 
 
 class Child:
@@ -56,7 +61,7 @@ class Halted(Child):
         def halt(_name, number):
             if number == at:
                 os.write(self._say, b"x")
-                os.read(self._its, 1)
+                select.select([self._its], [], [], GIVES_UP_SECONDS)
 
         def halting():
             with standing_for_os(QuickOs(halt)):
@@ -127,6 +132,13 @@ class World(RuleBasedStateMachine):
         where.write_bytes(stored)
         where.chmod(0o600)
         self.memory.disk[path] = stored
+
+    def flip(self, path, place):
+        """One bit of a file, which may be empty."""
+        stored = bytearray(self.memory.disk[path])
+        if stored:
+            stored[place * len(stored) // 1000] ^= 1 << place % 8
+        self.put(path, bytes(stored))
 
     def opened(self, path):
         stored = self.memory.disk[path]

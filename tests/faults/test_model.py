@@ -49,16 +49,18 @@ from tests.faults.model_world import Halted, World
 from tests.stream.test_tarball import fingerprint
 
 ALL = os.environ.get("AQUAD_FAULTS") == "all"
-EXAMPLES = 40
-STEPS = 25
+EXAMPLES = 50
+STEPS = 20
 WHO_HOLDS_IT = 3
 """The call that writes into the lock who holds it."""
 
 picks = st.integers(0, 999)
+ACCIDENTS = ["flip"] * 4 + ["truncate", "append", "delete", "delete manifest", "delete backup", "swap"]
+
 near_picks = st.integers(0, 3) | picks
 faults = st.builds(
     Fault,
-    percent=st.integers(0, 105) | st.integers(75, 105),
+    percent=st.integers(0, 105) | st.integers(55, 85),  # from the first rename to the last line of a full run
     code=st.sampled_from([KILL, errno.ENOSPC, errno.EIO]),
     lasting=st.booleans(),
     torn=st.booleans(),
@@ -126,6 +128,14 @@ class Machine(World):
             archive, index = previous.own["data"]
             assert outcome == "warning" or not (archive not in self.memory.disk or index in rotten)
 
+    @rule(place=picks)
+    def back_up_after_rot(self, place):
+        """What rots in an archive does not come into the next."""
+        newest = self.memory.latest("data")
+        if newest and newest.own["data"][0] in self.memory.disk:
+            self.flip(newest.own["data"][0], place)
+        self.back_up()
+
     @rule(broken=st.sampled_from(["words", "data", "both"]))
     def back_up_what_is_good(self, broken):
         outcome, sealed = self.attempt("full", None, lambda: self.full(broken))
@@ -141,10 +151,10 @@ class Machine(World):
         outcome, sealed = self.attempt("full", fault, lambda: self.full(broken))
         assert sealed or outcome not in {"success", "warning"}
 
-    @rule(percent=st.integers(0, 100), killed=st.booleans())
+    @rule(percent=st.integers(0, 100) | st.integers(93, 100), killed=st.booleans())
     def back_up_twice_at_once(self, percent, killed):
         """A child stops in the middle; meanwhile nobody else can begin; then it goes on, or is killed."""
-        at = 1 + max(1, percent * self.calls["full"] // 100)  # behind the first call, which opens the lock
+        at = 2 + percent * (self.calls["full"] - 2) // 100  # the first call opens the lock
         with closing(Halted(at, self.full)) as child:
             if child.is_halted():
                 before = self.repository.layout.journal.read_bytes()
@@ -238,37 +248,30 @@ class Machine(World):
 
     # Accidents
 
-    @rule(pick=near_picks, place=picks, how=st.sampled_from(["flip", "flip", "flip", "truncate", "append"]))
+    @rule(kind=st.sampled_from(ACCIDENTS), pick=near_picks, place=picks)
     @with_one_of(World.present)
-    def byte_rots(self, path, place, how):
-        stored = bytearray(self.memory.disk[path])
-        at = place * len(stored) // 1000
-        if how == "flip" and stored:
-            stored[at] ^= 1 << place % 8
-        elif how == "truncate":
-            del stored[at:]
-        else:
-            stored += b"x"
-        self.put(path, bytes(stored))
-
-    @rule(pick=near_picks)
-    @with_one_of(World.present)
-    def file_is_deleted(self, path):
-        self.put(path, None)
-
-    @rule(pick=picks, wholly=st.booleans())
-    @with_one_of(lambda self: self.memory.listed())
-    def manifest_is_deleted(self, backup, wholly):
-        for path in sorted(backup.files) if wholly else [backup.manifest]:
-            self.put(path, None)
-
-    @rule(pick=near_picks, another=picks)
-    @with_one_of(World.present)
-    def files_are_swapped(self, first, another):
-        second = picked(self.present(), another)
-        one, other = self.memory.disk[first], self.memory.disk[second]
-        self.put(first, other)
-        self.put(second, one)
+    def accident(self, path, kind, place):
+        """The disk, or somebody, changes a file of a backup, takes it away or all of its backup, or swaps it with another."""
+        stored = self.memory.disk[path]
+        owner = next(backup for backup in self.memory.backups.values() if path in backup.files)
+        match kind:
+            case "flip":
+                self.flip(path, place)
+            case "truncate":
+                self.put(path, stored[: place * len(stored) // 1000])
+            case "append":
+                self.put(path, stored + b"x")
+            case "delete":
+                self.put(path, None)
+            case "delete manifest":
+                self.put(owner.manifest, None)
+            case "delete backup":
+                for file in owner.files:
+                    self.put(file, None)
+            case "swap":
+                other = picked(self.present(), place)
+                self.put(path, self.memory.disk[other])
+                self.put(other, stored)
 
     @rule(pick=near_picks)
     @with_one_of(lambda self: self.memory.broken())
