@@ -71,6 +71,9 @@ class Memory:
         """Each backup and file of it that is not what was sealed, or gone."""
         return [(b.id, p) for b in self.backups.values() for p in b.files if self.disk.get(p) != b.files[p]]
 
+    def owner(self, path):
+        return next(backup for backup in self.backups.values() if path in backup.files)
+
     def latest(self, component):
         return next((backup for backup in self.listed() if component in backup.own), None)
 
@@ -86,9 +89,13 @@ class Memory:
         known = {file["path"] for content in manifests.values() for file in files_of(content)} | manifests.keys()
         for path in new - known:
             assert is_below(path, may_change) or is_below(path, [f"trash/{d}" for d in self.dead]), f"{path} is loose"
-        assert not tidy or drafts(self.root) == {}
+        left = drafts(self.root)
+        for draft in self.dead.keys() - left.keys():
+            sealed = f"manifests/{draft}.json" in self.disk
+            assert sealed or (self.root / "trash" / draft / "draft").is_dir(), f"{draft} is gone"
+        assert not tidy or left == {}
         assert len(manifests) <= 1
-        self.disk, self.dead = found, drafts(self.root)
+        self.disk, self.dead = found, left
         return next(iter(manifests.values()), None)
 
     def _is_in_trash(self, path, found):

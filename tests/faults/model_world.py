@@ -99,6 +99,7 @@ class World(RuleBasedStateMachine):
         )
         self.memory = Memory(self.root)
         self.words = b"the first words\n"
+        self.seconds = 0
         self.calls = {"full": 90, "restore": 40, "discard": 20, "encrypt": 20}
         self.ended = True
         """Whether every run that was started has to have its outcome by now."""
@@ -112,7 +113,9 @@ class World(RuleBasedStateMachine):
         return self.repository.marker.encryption.mode
 
     def with_data(self):
-        return [backup for backup in self.memory.listed() if "data" in backup.own]
+        """Backups of the volume that can be asked for, the damaged ones first."""
+        there = [backup for backup in self.memory.listed() if "data" in backup.own]
+        return sorted(there, key=lambda backup: not self.memory.damaged(backup, "data"))
 
     def present(self):
         """Files of backups, those of the newest first."""
@@ -154,6 +157,7 @@ class World(RuleBasedStateMachine):
         return outcome, sealed
 
     def learn(self, outcome, *, faulty, may_change=()):
+        self.clock.move(self.seconds)
         self.ended = outcome in {"success", "warning", "failed"} or (self.ended and not faulty)
         sealed = self.memory.learn(may_change=may_change, tidy=outcome in {"success", "warning"})
         if sealed:
