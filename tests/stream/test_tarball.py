@@ -74,6 +74,9 @@ def awkward_tree(top):
     with (top / "sparse ending in data").open("wb") as file:
         file.seek(9 << 20), file.write(b"end")
     os.setxattr(top / "text", "user.note", b"\x00\xff binary")
+    for name in ("user.a=b", "user.100%", "user.%3D", "user.snöw", b"user.\xff\xfe", "user.two\nlines"):
+        os.setxattr(top / "text", name, b"odd")
+        os.setxattr(top / "deep", name, b"odd")
     acl = b"\x02\x00\x00\x00" + b"".join(
         tag.to_bytes(2, "little") + bits.to_bytes(2, "little") + who.to_bytes(4, "little")
         for tag, bits, who in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -105,17 +106,20 @@ def data_segments(fd: int, status: os.stat_result) -> list[tuple[int, int]]:
 
 
 def xattrs_of_fd(target: int | str) -> dict[str, bytes]:
+    """Raises OSError."""
+    itself = {"follow_symlinks": False} if isinstance(target, str) else {}
+    found = {}
     try:
-        return (
-            {
-                name: os.getxattr(target, name, follow_symlinks=False)
-                for name in sorted(os.listxattr(target, follow_symlinks=False))
-            }
-            if isinstance(target, str)
-            else {name: os.getxattr(target, name) for name in sorted(os.listxattr(target))}
-        )
-    except OSError:  # harmless because a file system without xattrs has none to lose
-        return {}
+        for name in sorted(os.listxattr(target, **itself)):
+            try:
+                found[name] = os.getxattr(target, name, **itself)
+            except OSError as error:
+                if error.errno != errno.ENODATA:  # it was taken away since it was listed
+                    raise
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:  # a file system without xattrs has none to lose
+            raise
+    return found
 
 
 def xattrs_of(entry: Entry) -> dict[str, bytes]:
@@ -165,7 +169,10 @@ class FileHead(NamedTuple):
 
     @classmethod
     def of(cls, path: bytes, fd: int, status: os.stat_result) -> FileHead:
-        xattrs = xattrs_of_fd(fd)
+        try:
+            xattrs = xattrs_of_fd(fd)
+        except OSError as error:
+            raise unreadable(path, error) from error
         sparse = data_segments(fd, status) if status.st_blocks * 512 < status.st_size else None
         size = status.st_size if sparse is None else sum(length for _, length in sparse)
         head = header(path, status, size=size, xattrs=xattrs, segments=sparse)

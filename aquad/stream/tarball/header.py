@@ -25,6 +25,7 @@ TYPES = {
     stat.S_IFCHR: tarfile.CHRTYPE,
     stat.S_IFBLK: tarfile.BLKTYPE,
 }
+XATTR = b"SCHILY.xattr."
 
 
 def header(
@@ -71,10 +72,19 @@ def header(
     return _extended(records) + block + sparse_map
 
 
+def escaped_xattr(name: bytes) -> bytes:
+    """As GNU tar has it, for what ends the name of a record is `=`."""
+    return name.replace(b"%", b"%25").replace(b"=", b"%3D")
+
+
+def unescaped_xattr(name: str) -> str:
+    return name.replace("%3D", "=").replace("%25", "%")
+
+
 def _attributes(xattrs: Mapping[str, bytes]) -> dict[bytes, bytes]:
     """Extended attributes as GNU tar and star write them; ACLs as text, which GNU tar wants."""
     return {
-        ACL_KEYWORDS[name].encode() if name in ACL_KEYWORDS else b"SCHILY.xattr." + os.fsencode(name): (
+        ACL_KEYWORDS[name].encode() if name in ACL_KEYWORDS else XATTR + escaped_xattr(os.fsencode(name)): (
             acl_text(value).encode() if name in ACL_KEYWORDS else value
         )
         for name, value in xattrs.items()

@@ -54,4 +54,12 @@ def named(key: str, name: bytes) -> dict[str, str]:
 
 
 def xattr_lines(xattrs: dict[str, bytes]) -> dict[str, Any]:
-    return {"xattrs": {name: base64.b64encode(value).decode() for name, value in xattrs.items()}} if xattrs else {}
+    """Names that are no printable text by themselves, in base64 too."""
+    texts, others = {}, {}
+    for name, value in xattrs.items():
+        stored = base64.b64encode(value).decode()
+        if name.isprintable():
+            texts[name] = stored
+        else:
+            others[base64.b64encode(os.fsencode(name)).decode()] = stored
+    return ({"xattrs": texts} if texts else {}) | ({"xattrs_base64": others} if others else {})

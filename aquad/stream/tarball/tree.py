@@ -69,11 +69,15 @@ def checked(line: Mapping[str, Any]) -> Member:
         link = base64.b64decode(line["link_base64"]) if "link_base64" in line else line.get("link", "").encode()
         major, minor = line.get("device", (0, 0))
         xattrs = {str(name): base64.b64decode(value) for name, value in line.get("xattrs", {}).items()}
+        for name, value in line.get("xattrs_base64", {}).items():
+            xattrs[os.fsdecode(base64.b64decode(name))] = base64.b64decode(value)
         texts = (link, *map(os.fsencode, xattrs))
         if line["type"] not in KINDS or not _sane(line, (major, minor)) or any(b"\0" in text for text in texts):
             raise ValueError(line["type"])
     except (KeyError, ValueError, TypeError, AttributeError, UnicodeError) as error:
-        raise Damaged(f"read index: a member is not what aquad writes: {escaped(str(line)[:200])}") from error
+        name = line.get("path")  # the rest may be deeper than what can be printed
+        named = escaped(name[:200]) if isinstance(name, str) else "it has no name"
+        raise Damaged(f"read index: a member is not what aquad writes: {named}") from error
     where = components(path)
     if (not where and line["type"] != "dir") or (line["type"] == "hardlink" and not components(link)):
         raise Damaged(f"read index: {escaped(path)} names no {line['type']}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aquad.core.errors import Damaged, RestoreFailed
 from aquad.core.escape import escaped
 from aquad.stream.gzip import inflate
-from aquad.stream.tarball.header import ACL_KEYWORDS, acl_binary
+from aquad.stream.tarball.header import ACL_KEYWORDS, XATTR, acl_binary, unescaped_xattr
 from aquad.stream.tarball.inflated import HEADER_BYTES, NO_LIMIT, Inflated
 from aquad.stream.tarball.tree import Member, TreeWriter, checked, components
 
@@ -281,9 +281,9 @@ def _line(info: tarfile.TarInfo, path: str) -> Mapping[str, Any]:
     if info.type not in TYPES:
         raise Damaged(f"read {path}: {escaped(info.name)} is of type {info.type!r}, which aquad does not restore")
     xattrs = {
-        key.removeprefix("SCHILY.xattr."): value.encode("utf-8", "surrogateescape")
+        unescaped_xattr(key.removeprefix(XATTR.decode())): value.encode("utf-8", "surrogateescape")
         for key, value in info.pax_headers.items()
-        if key.startswith("SCHILY.xattr.")
+        if key.startswith(XATTR.decode())
     }
     for name, keyword in ACL_KEYWORDS.items():
         if keyword in info.pax_headers:
