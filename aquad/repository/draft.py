@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from aquad.core.errors import RepositoryWriteFailed
 from aquad.repository import layout
@@ -56,7 +57,7 @@ class RawArtifact:
         self._file.copy_from(fd, offset, length, stored, xxh3)
 
     def record(self, member: Mapping[str, Any]) -> None:
-        line = json.dumps(member, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+        line = msgspec.json.encode(member, order="sorted") + b"\n"
         self._lines.append(line)
         self._lines_bytes += len(line)
         if self._lines_bytes > BUFFER_BYTES:

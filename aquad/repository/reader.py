@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import stat
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from aquad.core.errors import Damaged, NoSuchBackup
 from aquad.core.escape import escaped
@@ -150,7 +151,7 @@ def _index_lines(stored: Iterator[bytes], name: str) -> Iterator[Mapping[str, An
         rest = lines.pop()
         for line in lines:
             try:
-                member = json.loads(line)
+                member = msgspec.json.decode(line)
             except (ValueError, RecursionError) as error:
                 raise Damaged(f"read index {name}: a line is not JSON") from error
             if not isinstance(member, dict):
