@@ -7,5 +7,6 @@ laws.py     what must be true whatever happened
 sweep.py    all of it, over every call or a sample of them
 stacks.py   repositories and actions to sweep
 rot.py      a FUSE file system with bit rot and unreadable sectors
+process.py  the real program under strace: what it changes, and a fault at any of it
 counts.py   how many faults there were, and how many broke a law
 """
