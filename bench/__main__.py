@@ -4,6 +4,7 @@ Every A is the whole `aquad run full` as a process: start, locks, journal, fsync
 """
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -15,6 +16,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.faults.harness.places import Disk
+from tests.servers import debian
 from tests.servers.postgres import Server
 
 AQUAD = [sys.executable, "-m", "aquad"]
@@ -37,6 +40,12 @@ PAIRS = (
         "V2", "first volume backup, 8 x / (cat to /dev/null + write the output)", 2.0, 3.0, "aquad large", "cat large"
     ),
     Pair("V3", "second volume backup, 2 % changed / tar -czf", 0.015, 0.03, "aquad second", "tar"),
+    Pair(
+        "V3c", "the same / cp of the archive, sync, and reading the copy from the disk", 1.5, 3.0, "aquad second", "cp"
+    ),
+    Pair(
+        "V4", "second volume backup, 8 x, 2 % changed / restic's", 1.3, 2.0, "aquad large second", "restic large second"
+    ),
     Pair("V6", "size of the .tar.gz / tar -czf", 1.06, 1.10, "aquad volume size", "tar size"),
     Pair("D1", "PostgreSQL dump / pg_dumpall piped to gzip", 0.25, 0.40, "aquad postgres", "pg_dumpall"),
     Pair("D2", "PostgreSQL dump / pg_dump > /dev/null", 1.15, 1.40, "aquad postgres", "pg_dump"),
@@ -55,6 +64,8 @@ PAIRS = (
     Pair("G1", "first volume backup, 8 x / 1 x", 8.5, 8.5, "aquad large", "aquad volume"),
     Pair("G2", "its peak memory, 8 x / 1 x", 1.1, 1.2, "aquad large peak", "aquad volume peak"),
 )
+VOLUME = {"aquad volume", "aquad volume size", "aquad peak", "aquad second", "aquad verify"}
+"""What needs a round with the volume."""
 MEASURE = """
 import resource, subprocess, sys, time
 started = time.monotonic()
@@ -62,6 +73,33 @@ subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
 print(time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 """Seconds, and the peak memory in KiB of the largest process of the run."""
+
+
+class Restic(NamedTuple):
+    """restic, which always encrypts, with a repository and a cache of its own."""
+
+    command: str
+    environment: dict[str, str]
+
+    @classmethod
+    def at(cls, repository: Path, passphrase: Path) -> "Restic | None":
+        """The installed one, else Debian's; None where neither is."""
+        try:
+            command = shutil.which("restic") or str(debian.file("restic", "restic"))
+        except debian.Unavailable:
+            return None
+        own = {
+            "RESTIC_REPOSITORY": repository,
+            "RESTIC_PASSWORD_FILE": passphrase,
+            "RESTIC_CACHE_DIR": f"{repository}.cache",
+        }
+        return cls(command, {**os.environ, **{name: str(value) for name, value in own.items()}})
+
+    def run(self, *arguments: str | Path) -> float:
+        """Seconds that it takes."""
+        started = time.monotonic()
+        subprocess.run([self.command, *arguments], env=self.environment, check=True, capture_output=True)
+        return time.monotonic() - started
 
 
 class Arena:
@@ -86,6 +124,10 @@ class Arena:
         if self.large:
             for number in range(8):  # no window of any deflate reaches from one to the next
                 shutil.copytree(self.volume, self.large / str(number))
+        self.restic = Restic.at(top / "restic", self.passphrase) if self.large else None
+        if self.restic:
+            self.restic.run("init")
+            self.restic.run("backup", self.large)
 
     def _fill_database(self) -> None:
         """Narrow rows, whose conversion to text is most of the server's work, and documents, where it is the bytes."""
@@ -148,7 +190,7 @@ class Arena:
     def _cold(self) -> None:
         """Take the volume out of the page cache: a nightly backup does not find it there."""
         os.sync()
-        tops = [self.volume, self.top / "backups", *([self.large] if self.large else [])]
+        tops = [self.volume, self.top / "backups", self.top / "restic", *([self.large] if self.large else [])]
         for path in (path for top in tops for path in top.rglob("*")):
             if path.is_file():
                 fd = os.open(path, os.O_RDONLY)
@@ -162,8 +204,13 @@ class Arena:
         gunzip = self.shell(
             f"sha256sum {self.top}/backups/volumes_*/v.tar.gz && gunzip -t {self.top}/backups/volumes_*/v.tar.gz"
         )
-        self._change()
+        self._change(self.volume)
         second, _ = self.measured("run", "full", "--component", "v")
+        archive = max(self.top.glob("backups/volumes_*/v.tar.gz"))
+        copied = self.shell(
+            f"cp --reflink=auto {archive} {out}; sync {out}; dd if={out} iflag=nocache count=0 status=none; cat {out} > /dev/null"
+        )
+        out.unlink()
         tar = self.shell(f"tar -czf {out} -C {self.volume} .")
         return {
             "aquad volume": seconds,
@@ -174,16 +221,17 @@ class Arena:
             "aquad second": second,
             "aquad peak": peak,
             "one": 1.0,
+            "cp": copied,
             "tar": tar,
             "tar size": out.stat().st_size,
         }
 
-    def _change(self) -> None:
+    def _change(self, volume: Path) -> None:
         """Two per cent: small files, and as many bytes in one piece."""
-        small = sorted((self.volume / "small").iterdir())
+        small = sorted((volume / "small").iterdir())
         for path in small[::50]:
             path.write_bytes(os.urandom(path.stat().st_size))
-        (self.volume / "changed").write_bytes(os.urandom(sum(path.stat().st_size for path in small) // 10))
+        (volume / "changed").write_bytes(os.urandom(sum(path.stat().st_size for path in small) // 10))
 
     def large_round(self) -> dict[str, float]:
         out = self.top / "out"
@@ -191,7 +239,14 @@ class Arena:
         cat = self.shell(
             f"find {self.large} -type f -print0 | xargs -0 cat > /dev/null; cat {self.top}/backups/volumes_*/large.tar.gz > {out}; sync {out}"
         )
-        return {"aquad large": seconds, "aquad large peak": peak, "aquad peak": peak, "one": 1.0, "cat large": cat}
+        measured = {"aquad large": seconds, "aquad large peak": peak, "aquad peak": peak, "one": 1.0, "cat large": cat}
+        for part in self.large.iterdir():
+            self._change(part)
+        measured["aquad large second"], _ = self.measured("run", "full", "--component", "large")
+        if self.restic:
+            self._cold()
+            measured["restic large second"] = self.restic.run("backup", self.large)
+        return measured
 
     def postgres_round(self) -> dict[str, float]:
         out = self.top / "out"
@@ -228,12 +283,26 @@ def main() -> int:
     parser.add_argument("ids", nargs="*", help=" ".join(pair.id for pair in PAIRS) + "; all without")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="amount of data")
+    parser.add_argument(
+        "--on", metavar="KIND", help="a new file system of this kind (xfs, btrfs, ext4) in a file; root"
+    )
     arguments = parser.parse_args()
     chosen = [pair for pair in PAIRS if not arguments.ids or pair.id in arguments.ids]
+    with tempfile.TemporaryDirectory(prefix="aquad-bench-") as directory, contextlib.ExitStack() as disks:
+        top = Path(directory)
+        if arguments.on:
+            top = disks.enter_context(Disk(arguments.on, None, top, size=60 << 30)).mountpoint
+            device = subprocess.run(["findmnt", "-no", "SOURCE", top], check=True, capture_output=True, text=True)
+            # or the image would be in the page cache, and nothing in it ever cold
+            subprocess.run(["losetup", "--direct-io=on", device.stdout.strip()], check=True)
+        rounds = measured_rounds(top, chosen, arguments)
+    return report(chosen, rounds)
+
+
+def measured_rounds(top: Path, chosen: list[Pair], arguments: argparse.Namespace) -> list[dict[str, float]]:
     wanted = {name for pair in chosen for name in (pair.a, pair.b)}
     databases, large = any("postgres" in name for name in wanted), any("large" in name for name in wanted)
-    volume = bool(wanted & {"aquad volume", "aquad volume size", "aquad peak", "aquad second", "aquad verify"})
-    top = Path(tempfile.mkdtemp(prefix="aquad-bench-"))
+    volume = bool(wanted & VOLUME)
     arena = Arena(top, arguments.scale, databases=databases, large=large)
     rounds: list[dict[str, float]] = []
     try:
@@ -250,8 +319,7 @@ def main() -> int:
             rounds.append(measured)
     finally:
         arena.close()
-        shutil.rmtree(top)
-    return report(chosen, rounds)
+    return rounds
 
 
 def report(chosen: list[Pair], rounds: list[dict[str, float]]) -> int:
@@ -259,6 +327,9 @@ def report(chosen: list[Pair], rounds: list[dict[str, float]]) -> int:
     print("| id | A / B | median | min-max | goal | fail | A median | B median |\n|---|---|---|---|---|---|---|---|")
     worst = 0
     for pair in chosen:
+        if lacking := [name for name in (pair.a, pair.b) if name not in rounds[0]]:
+            print(f"| {pair.id} | {pair.title} | not measured: {lacking[0].split()[0]} is not here |")
+            continue
         ratios = [measured[pair.a] / measured[pair.b] for measured in rounds]
         median = statistics.median(ratios)
         mark = "" if median <= pair.goal else " (past the goal)" if median <= pair.fail else " **FAIL**"

@@ -4,34 +4,14 @@ import os
 import random
 import subprocess
 import time
-from contextlib import contextmanager
 
 import pytest
 
 from aquad.jobs.verify import verify
 from aquad.stream.artifact import Silent
-from tests.servers import debian
+from tests.faults.harness.places import Disk
 from tests.small import needs_root
 from tests.sources.test_unchanged import TWICE, Unchanging
-
-TOOLS = {"xfs": ("xfsprogs", "mkfs.xfs"), "btrfs": ("btrfs-progs", "mkfs.btrfs")}
-
-
-@contextmanager
-def file_system(kind, top):
-    """A new one on a loop file, mounted."""
-    package, tool = TOOLS[kind]
-    image, point = top / "image", top / "mounted"
-    with image.open("wb") as file:
-        file.truncate(512 << 20)
-    subprocess.run([debian.file(package, tool), "-q", image], env=debian.environment(package), check=True)
-    point.mkdir()
-    subprocess.run(["mount", "-o", "loop", image, point], check=True)
-    try:
-        yield point
-    finally:
-        subprocess.run(["umount", point], check=True)
-        image.unlink()
 
 
 def used_bytes(point):
@@ -41,9 +21,10 @@ def used_bytes(point):
 
 
 @needs_root
-@pytest.mark.parametrize("kind", TOOLS)
+@pytest.mark.parametrize("kind", ["xfs", "btrfs"])
 def test_the_second_archive_costs_what_changed(tmp_path, kind):
-    with file_system(kind, tmp_path) as point:
+    with Disk(kind, None, tmp_path, size=512 << 20) as disk:
+        point = disk.mountpoint
         (point / "x").mkdir()
         stack = Unchanging(point / "x")
         rng = random.Random(5)
