@@ -176,7 +176,7 @@ class Proof:
     def __init__(self, fd: int, path: Path) -> None:
         self._fd = fd
         self._path = path
-        self._thread = ThreadPoolExecutor(1, "prove")
+        self._syncing, self._reading = ThreadPoolExecutor(1, "sync"), ThreadPoolExecutor(1, "prove")
         self._under_way: deque[Future[None]] = deque()
         self._sha256, self._xxh3 = hashlib.sha256(), xxhash.xxh3_128()
         self._offset = 0
@@ -191,7 +191,8 @@ class Proof:
         """Return the SHA-256 of what the disk holds. Raises Damaged when that is not what was written."""
         self._prove(length)
         self._wait(0)
-        self._thread.shutdown()
+        self._reading.shutdown()
+        self._syncing.shutdown()
         if self._xxh3.digest() != xxh3:
             raise Damaged(
                 f"read back {self._path}: the disk holds other bytes than were written",
@@ -200,19 +201,24 @@ class Proof:
         return self._sha256.hexdigest()
 
     def close(self) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        self._syncing.shutdown(cancel_futures=True)
+        self._reading.shutdown(cancel_futures=True)
 
     def _prove(self, end: int) -> None:
-        self._under_way.append(self._thread.submit(self._sync_and_read, self._offset, end - self._offset))
+        stretch = self._offset, end - self._offset
+        self._under_way.append(self._reading.submit(self._read, self._syncing.submit(self._sync, *stretch), *stretch))
         self._offset = end
 
     def _wait(self, left: int) -> None:
         while len(self._under_way) > left or (self._under_way and self._under_way[0].done()):
             self._under_way.popleft().result()
 
-    def _sync_and_read(self, offset: int, length: int) -> None:
+    def _sync(self, offset: int, length: int) -> None:
         files.sync(self._fd, self._path)
         forget(self._path, offset, length)
+
+    def _read(self, synced: Future[None], offset: int, length: int) -> None:
+        synced.result()
         for chunk in file_chunks(self._path, offset, length):
             self._sha256.update(chunk)
             self._xxh3.update(chunk)
