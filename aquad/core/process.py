@@ -121,13 +121,13 @@ class Child:
             self._stderr += self._process.stderr.read(STDERR_KEPT_BYTES) or b""
         return self.stderr
 
-    def end(self) -> None:
+    def end(self, grace_seconds: float = TERMINATION_GRACE_SECONDS) -> None:
         """TERM the process group, KILL it after a grace period, reap it. May be called twice."""
         process = self._process
         if process.poll() is None:
             self._signal(signal.SIGTERM)
             try:
-                process.wait(TERMINATION_GRACE_SECONDS)
+                process.wait(grace_seconds)
             except subprocess.TimeoutExpired:
                 self._signal(signal.SIGKILL)
                 process.wait()
@@ -155,7 +155,7 @@ class Child:
                 f"run {self.name}: not done at the run's deadline", "Raise limits.deadline or look why it is slow."
             )
         if stall and self._stall_seconds is not None and now - last_byte_at > self._stall_seconds:
-            self.end()
+            self.end(grace_seconds=0)  # it would wait for whom it waited for
             raise ChildFailed(
                 f"run {self.name}: no byte for {self._stall_seconds:g} s", "Is the server or the network stuck?"
             )
@@ -184,8 +184,8 @@ class Child:
                 elif fd == stderr.fileno():
                     self._stderr = (self._stderr + block)[-STDERR_KEPT_BYTES:]
                 else:
-                    last_byte_at = time.monotonic()
                     yield block
+                    last_byte_at = time.monotonic()  # only now: whoever takes the bytes may be slow
                     if stdin is None and len(block) < PIPE_BYTES // 8:
                         time.sleep(PIPE_FILLS_SECONDS)
             self._watch(last_byte_at)

@@ -6,15 +6,15 @@ that one database can be had without reading the others. `postgres_schema` is th
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from aquad.core import process
 from aquad.core.errors import AquadError, ChildFailed, SourceFailed
 from aquad.core.escape import escaped
-from aquad.core.process import Child
+from aquad.core.process import PIPE_BYTES, Child
 from aquad.sources.postgres import server, swap, tools
 from aquad.sources.postgres.copy_rows import RowCounter
 from aquad.sources.postgres.restore import PostgresRestore
@@ -22,6 +22,7 @@ from aquad.stream.artifact import Finding, Part, Taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from aquad.sources.postgres.server import Login, ToolAccess
     from aquad.sources.postgres.tools import Tools
@@ -47,12 +48,13 @@ class _Job(NamedTuple):
     access: ToolAccess
     run: RunContext
 
-    def child(self, tool: str, *arguments: str) -> Child:
+    def child(self, tool: str, *arguments: str, keep_fds: Sequence[int] = (), stdin: bool = False) -> Child:
         return Child(
             [self.tools.path(tool), *arguments],
             environment=self.access.environment,
-            keep_fds=(*self.run.keep_fds, self.access.passfile_fd),
-            stall_seconds=self.run.stall_seconds if tool == "pg_dump" else None,
+            keep_fds=(*self.run.keep_fds, self.access.passfile_fd, *keep_fds),
+            stdin=stdin,
+            stall_seconds=self.run.stall_seconds if tool != "pg_restore" else None,
             deadline=self.run.deadline,
         )
 
@@ -110,7 +112,7 @@ class Postgres(PostgresRestore):
         if run.former_runs:
             server.end_sessions(self._login, run.former_runs)
             swap.after_dead_restores(self._login)
-        with server.connect(self._login, run_id=run.run_id) as connection:
+        with server.connect(self._login, run_id=run.run_id, answer_seconds=run.stall_seconds) as connection:
             facts = server.server_facts(connection)
             databases, skipped = self._known(connection)
         found = tools.find(facts["server_version"] // 10000, self._bin_dir)
@@ -123,10 +125,11 @@ class Postgres(PostgresRestore):
         try:
             with (
                 server.tool_access(self._login, run.run_id) as access,
-                tempfile.TemporaryDirectory(prefix="aquad-") as scratch,
+                tempfile.TemporaryFile(prefix="aquad-") as spool,
+                tempfile.TemporaryFile(prefix="aquad-") as chosen,
             ):
                 job = _Job(self._login, found, access, run)
-                texts = _Texts(job, Path(scratch))
+                texts = _Texts(job, spool, chosen)
                 sink.add(
                     f"postgres_backup_{run.timestamp}.sql.gz", self._backup_parts(job, texts, databases), gzip=True
                 )
@@ -159,7 +162,7 @@ class Postgres(PostgresRestore):
         yield _part("globals", texts.globals(), job.run)
         for database in databases:
             name = database["name"]
-            database["extensions"] = server.extensions(self._login, name, job.run.run_id)
+            database["extensions"] = server.extensions(self._login, name, job.run)
             create, properties = texts.create_and_properties(name)
             yield _part(f"{name}:create", iter([create]), job.run)
             yield _part(f"{name}:properties", iter([properties]), job.run)
@@ -183,12 +186,16 @@ class Postgres(PostgresRestore):
 
 
 class _Texts:
-    """The short texts: globals, and what is said of each database, cut from one schema-only archive of it."""
+    """The short texts: globals, and what is said of each database, cut from one schema-only archive of it.
 
-    def __init__(self, job: _Job, scratch: Path) -> None:
+    `spool` holds the archives, `chosen` what pg_restore is to make of one: files without a name, for a killed run leaves none.
+    """
+
+    def __init__(self, job: _Job, spool: IO[bytes], chosen: IO[bytes]) -> None:
         self._job = job
-        self._scratch = scratch
-        self._archives: dict[str, Path] = {}
+        self._spool, self._chosen = spool, chosen
+        self._archives: dict[str, tuple[int, int]] = {}
+        """Where each begins and ends."""
         self._about: dict[str, tuple[bytes, bytes]] = {}
         self._globals: list[bytes] = []
 
@@ -212,11 +219,14 @@ class _Texts:
 
     def _dump_about(self, database: str) -> tuple[bytes, bytes]:
         archive = self._archive(database)
-        listing = self._restored("--list", str(archive)).decode("utf-8", "surrogateescape")
-        chosen = self._scratch / "list"
+        listing = b"".join(self._restored(archive, "--create", "--list")).decode("utf-8", "surrogateescape")
         kept = [line for line in listing.splitlines() if ABOUT_THE_DATABASE.match(line)]
-        chosen.write_text("\n".join(kept) + "\n", "utf-8", "surrogateescape")
-        text = self._restored("--create", f"--use-list={chosen}", "--file=-", str(archive))
+        self._chosen.seek(0)
+        self._chosen.truncate()
+        self._chosen.write("\n".join(kept).encode("utf-8", "surrogateescape") + b"\n")
+        self._chosen.flush()
+        use_list = f"--use-list=/proc/self/fd/{self._chosen.fileno()}"
+        text = b"".join(self._restored(archive, "--create", use_list, "--file=-"))
         before, connect, after = text.partition(b"\n\\connect ")
         if not connect:
             raise SourceFailed(
@@ -227,24 +237,27 @@ class _Texts:
         return create, connect_line(database) + _RECONNECT.sub(b"", after.partition(b"\n")[2])
 
     def schema(self, database: str) -> Iterator[bytes]:
-        with self._job.child("pg_restore", "--schema-only", "--file=-", str(self._archive(database))) as child:
-            yield from child.chunks()
+        yield from self._restored(self._archive(database), "--schema-only", "--file=-")
 
-    def _archive(self, database: str) -> Path:
+    def _archive(self, database: str) -> tuple[int, int]:
         if database not in self._archives:
-            path = self._scratch / f"{len(self._archives)}.dump"
-            with self._job.dump(database, "--create", "--schema-only", "--format=custom", f"--file={path}") as child:
-                for _ in child.chunks():
-                    pass
-            self._archives[database] = path
+            begin = self._spool.seek(0, os.SEEK_END)
+            options = ("--create", "--schema-only", "--format=custom")
+            with _named(database), self._job.dump(database, *options) as child:
+                self._spool.writelines(child.chunks())
+                self._spool.flush()
+            self._archives[database] = begin, self._spool.tell()
         return self._archives[database]
 
-    def _restored(self, *arguments: str) -> bytes:
-        return process.run(
-            [self._job.tools.path("pg_restore"), "--create", *arguments],
-            environment={},
-            keep_fds=self._job.run.keep_fds,
-        )
+    def _restored(self, archive: tuple[int, int], *arguments: str) -> Iterator[bytes]:
+        with self._job.child("pg_restore", *arguments, keep_fds=[self._chosen.fileno()], stdin=True) as child:
+            yield from child.through(self._stored(*archive))
+
+    def _stored(self, position: int, end: int) -> Iterator[bytes]:
+        while position < end:
+            chunk = os.pread(self._spool.fileno(), min(PIPE_BYTES, end - position), position)
+            position += len(chunk)
+            yield chunk
 
 
 def connect_line(database: str) -> bytes:
@@ -255,13 +268,23 @@ def connect_line(database: str) -> bytes:
 
 
 def _body(job: _Job, database: str, counter: RowCounter) -> Iterator[bytes]:
+    with _named(database), job.dump(database, "--format=plain") as child:
+        for chunk in child.chunks():
+            counter.feed(chunk)
+            yield chunk
+
+
+@contextlib.contextmanager
+def _named(database: str) -> Iterator[None]:
     try:
-        with job.dump(database, "--format=plain") as child:
-            for chunk in child.chunks():
-                counter.feed(chunk)
-                yield chunk
+        yield
     except ChildFailed as error:
         raise SourceFailed(f"dump database {escaped(database)}: {error.message}", error.hint) from error
+    except OSError as error:
+        raise SourceFailed(
+            f"dump database {escaped(database)}: write its schema to {tempfile.gettempdir()}: {error.strerror}",
+            "Make room there, or set TMPDIR.",
+        ) from error
 
 
 def _part(name: str, chunks: Iterator[bytes], run: RunContext | None, facts: Callable[[], Facts] = dict) -> Part:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import Connection, Error
 
-from aquad.core.errors import RestoreFailed
+from aquad.core.errors import AquadError, RestoreFailed, Unreachable
 from aquad.core.escape import escaped
 from aquad.sources.postgres import psql, server, swap, tools
 from aquad.sources.postgres.copy_rows import IDENTIFIER, unquoted
@@ -236,7 +237,7 @@ class _Work:
             kept = swap.put_in_place(self._login, new, name, stamp=stamp, exists=exists)
         finally:
             if kept is None:
-                swap.drop(self._login, new, missing_ok=True)
+                self._drop_half(new)
         try:
             self._feed(name, renamed(about, name, "comment"))
         except RestoreFailed as error:
@@ -246,6 +247,15 @@ class _Work:
             raise
         return {**compared, "kept": kept}
 
+    def _drop_half(self, new: str) -> None:
+        """Why the restore failed is worth more than why its half cannot be dropped: it is marked as one, and can wait."""
+        cause = sys.exception()
+        try:
+            swap.drop(self._login, new, missing_ok=True)
+        except (Error, Unreachable):
+            if isinstance(cause, AquadError):
+                cause.hint = f"{cause.hint} Drop the half restored one when the server answers again: aquad restore discard {new}".lstrip()
+
     def _feed(self, database: str, chunks: Iterable[bytes]) -> None:
         psql.feed(self._login, database, chunks, self._tools, self._run)
 
@@ -254,7 +264,8 @@ class _Work:
         if self._target.schema_only:
             return {"tables": len(database.rows), "rows": 0}
         total = 0
-        with server.connect(self._login, name, run_id=self._run.run_id) as connection:
+        left = None if self._run.deadline is None else max(1.0, self._run.deadline - self._run.clock.monotonic())
+        with server.connect(self._login, name, run_id=self._run.run_id, answer_seconds=left) as connection:
             for table, sealed in database.rows.items():
                 if sealed is None or TABLE.fullmatch(table.encode("utf-8", "surrogateescape")) is None:
                     continue

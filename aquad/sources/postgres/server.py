@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -16,9 +17,15 @@ from aquad.core.errors import InvalidUse, Unreachable
 from aquad.core.escape import escaped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
+
+    from aquad.stream.artifact import RunContext
 
 CONNECT_SECONDS = 10
+ANSWER_SECONDS = 300.0
+"""So long a question may take. A server that is stuck answers keepalives all the same."""
+CHANGE_SECONDS = 1800.0
+"""So long a change may take: making or dropping a database writes, or removes, all of its files."""
 logging.getLogger("psycopg").addHandler(
     logging.NullHandler()
 )  # what matters it raises; its warnings are no message of ours
@@ -27,8 +34,11 @@ _KEEPALIVES: dict[str, Any] = {
     "keepalives_idle": "5",
     "keepalives_interval": "3",
     "keepalives_count": "3",
+    "tcp_user_timeout": "120000",
 }
-"""A half-open network is noticed after 14 s; libpq's defaults take hours."""
+"""A half-open network is noticed after 14 s; libpq's defaults take hours. With bytes under way there are no keepalives: then
+after two minutes, for a server that takes no bytes while its disk is stuck must not lose its restore (tcp(7), TCP_USER_TIMEOUT).
+"""
 OPTIONS = " ".join(
     f"-c {setting}"
     for setting in (
@@ -95,10 +105,43 @@ def password(login: Login) -> str | None:
     return text
 
 
-def connect(login: Login, database: str = "postgres", *, run_id: str = "") -> psycopg.Connection[tuple[Any, ...]]:
-    """Connect in autocommit. Raises Unreachable: server down, wrong password, no such database."""
+class _Connection(psycopg.Connection[tuple[Any, ...]]):
+    """One whose server has `answer_seconds` for each answer; psycopg itself would wait for ever."""
+
+    answer_seconds: float | None = None
+
+    def wait(self, gen: Generator[Any, Any, Any], *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().wait(_in_time(gen, self.answer_seconds), *arguments, **options)
+        except TimeoutError as error:
+            peer = f"{self.info.user}@{self.info.host}:{self.info.port}"
+            self.close()  # or leaving it would ask for a rollback, and wait again
+            raise Unreachable(
+                f"ask PostgreSQL {peer}: no answer for {self.answer_seconds:g} s",
+                "Is the server or the network stuck? How long a backup waits is limits.stall.",
+            ) from error
+
+
+def _in_time(waiting: Generator[Any, Any, Any], seconds: float | None) -> Generator[Any, Any, Any]:
+    """What psycopg waits with: it yields what it waits for, and is resumed ten times a second."""
+    until = None if seconds is None else time.monotonic() + seconds
     try:
-        return psycopg.connect(
+        wanted = next(waiting)
+        while True:
+            ready = yield wanted
+            if not ready and until is not None and time.monotonic() > until:
+                raise TimeoutError
+            wanted = waiting.send(ready)
+    except StopIteration as end:
+        return end.value
+
+
+def connect(
+    login: Login, database: str = "postgres", *, run_id: str = "", answer_seconds: float | None = ANSWER_SECONDS
+) -> psycopg.Connection[tuple[Any, ...]]:
+    """Connect in autocommit. Raises Unreachable: server down, wrong password, no such database, no answer in time."""
+    try:
+        connection = _Connection.connect(
             host=login.host,
             port=login.port,
             user=login.user,
@@ -110,19 +153,27 @@ def connect(login: Login, database: str = "postgres", *, run_id: str = "") -> ps
             autocommit=True,
             **_KEEPALIVES,
         )
+        connection.answer_seconds = answer_seconds
     except psycopg.OperationalError as error:
         reason = escaped(str(error).strip().splitlines()[0])
         raise Unreachable(
             f"connect to PostgreSQL {login}, database {escaped(database)}: {reason}",
             "Is it up, and are host, user and password_file right?",
         ) from error
+    return connection
 
 
 def query(
-    login: Login, database: str, text: str | sql.Composed, values: tuple[object, ...] = (), *, run_id: str = ""
+    login: Login,
+    database: str,
+    text: str | sql.Composed,
+    values: tuple[object, ...] = (),
+    *,
+    run_id: str = "",
+    answer_seconds: float = ANSWER_SECONDS,
 ) -> list[tuple[Any, ...]]:
     """One statement on a connection of its own."""
-    with connect(login, database, run_id=run_id) as connection:
+    with connect(login, database, run_id=run_id, answer_seconds=answer_seconds) as connection:
         cursor = (
             connection.execute(text, values or None)
             if isinstance(text, sql.Composed)
@@ -168,12 +219,13 @@ def conninfo(login: Login, database: str) -> str:
 def end_sessions(login: Login, runs: Sequence[str]) -> None:
     """End what the tools of these runs left behind on the server: they hold its snapshot, and vacuum waits for it."""
     names = [f"{APPLICATION} {run_id}" for run_id in runs]
-    with contextlib.suppress(Unreachable):  # harmless because a server that is gone has no sessions
+    with contextlib.suppress(Unreachable):  # harmless because the next run ends them
         query(
             login,
             "postgres",
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = ANY(%s) AND pid <> pg_backend_pid()",
             (names,),
+            answer_seconds=CONNECT_SECONDS,
         )
 
 
@@ -222,8 +274,9 @@ def database_facts(connection: psycopg.Connection[tuple[Any, ...]], version: int
     return [dict(zip(keys, row, strict=True)) for row in rows]
 
 
-def extensions(login: Login, database: str, run_id: str) -> list[dict[str, str]]:
-    rows = query(login, database, "SELECT extname, extversion FROM pg_extension ORDER BY 1", run_id=run_id)
+def extensions(login: Login, database: str, run: RunContext) -> list[dict[str, str]]:
+    text = "SELECT extname, extversion FROM pg_extension ORDER BY 1"
+    rows = query(login, database, text, run_id=run.run_id, answer_seconds=run.stall_seconds)
     return [{"name": name, "version": version} for name, version in rows]
 
 

@@ -87,7 +87,7 @@ def put_in_place(login: Login, new: str, name: str, *, stamp: str, exists: bool)
         if exists:
             _allow(login, name, allowed=False)
             _end_sessions(login, name)
-        with server.connect(login) as connection, connection.transaction():
+        with server.connect(login, answer_seconds=server.CHANGE_SECONDS) as connection, connection.transaction():
             if exists:
                 connection.execute(_rename(name, kept))
             connection.execute(_rename(new, name))
@@ -180,6 +180,7 @@ def _end_sessions(login: Login, name: str) -> None:
         "postgres",
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
         (name,),
+        answer_seconds=server.CHANGE_SECONDS,
     )
 
 
@@ -188,7 +189,7 @@ def _rename(old: str, new: str) -> sql.Composed:
 
 
 def _execute(login: Login, statement: sql.Composed) -> None:
-    server.query(login, "postgres", statement)
+    server.query(login, "postgres", statement, answer_seconds=server.CHANGE_SECONDS)
 
 
 def _cut(name: str, length: int) -> str:

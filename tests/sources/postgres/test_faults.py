@@ -11,6 +11,7 @@ from aquad.jobs.restore import Order, open_backup, plan
 from aquad.jobs.run import Limits
 from aquad.sources.postgres.dump import Postgres
 from aquad.sources.postgres.restore import PostgresTarget
+from tests.servers.proxy import Toxic, ToxicProxy
 from tests.small import mounted, needs_root
 from tests.sources.postgres.test_round_trip import back_up, repository_in, source
 
@@ -48,14 +49,12 @@ def test_D4_a_dump_gives_up_waiting_for_a_lock_and_names_the_table(large, tmp_pa
 
 
 def test_C3_a_peer_that_is_stuck_is_given_up(large, tmp_path):
-    from tests.servers.proxy import StallingProxy
-
     repository = repository_in(tmp_path / "b")
-    with StallingProxy(large.host, large.port, stall_after=20_000_000) as proxy:
+    with ToxicProxy(large.host, large.port, Toxic("stall", after=20_000_000)) as proxy:
         login = large.login._replace(port=proxy.port)
         started = time.monotonic()
         result = back_up(repository, source(large, login=login, databases=["faulty"]), limits=impatient(2))
-        assert proxy.stalled.is_set()
+        assert proxy.struck.is_set()
         assert time.monotonic() - started < 20
     assert result.outcome == "failed"
     assert "no byte for 2 s" in result.reason
