@@ -62,7 +62,9 @@ def prepare(root: Path) -> None:
         files.make_directory(root)
         files.sync_directory(root.parent)
     foreign = [
-        p.name for p in root.iterdir() if p.name not in {*layout.DIRECTORIES, f".{layout.MARKER}.new", "lost+found"}
+        p.name
+        for p in root.iterdir()
+        if p.name not in {*layout.DIRECTORIES, files.unfinished(layout.Layout(root).marker).name, "lost+found"}
     ]
     if foreign:
         raise RepositoryRefused(

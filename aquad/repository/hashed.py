@@ -222,6 +222,7 @@ class Proof:
         for chunk in file_chunks(self._path, offset, length):
             self._sha256.update(chunk)
             self._xxh3.update(chunk)
+        forget(self._path, offset, length)  # it would only push out what the stack has in memory
 
 
 def _make_parents(below: Path, directory: Path) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from aquad.core.errors import Damaged, RepositoryRefused
+from aquad.core.escape import escaped
 from aquad.repository.layout import FORMAT
 
 MAXIMUM_BYTES = 256 << 20
@@ -24,8 +25,18 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def _inside(path: str) -> str:
+    if not path or "\0" in path or not {"", ".", ".."}.isdisjoint(path.split("/")):
+        raise ValueError("it leaves the repository")
+    return path
+
+
+Inside = Annotated[str, AfterValidator(_inside)]
+"""A path below the repository."""
+
+
 class FileRecord(_Record):
-    path: str
+    path: Inside
     stored_bytes: int
     stored_sha256: str
 
@@ -44,7 +55,7 @@ class EncryptionRecord(_Record):
 
 
 class ArtifactRecord(FileRecord):
-    object: str | None = None
+    object: Inside | None = None
     """Where the bytes lie when that is not `path`."""
     index: FileRecord | None = None
     plain_bytes: int
@@ -142,7 +153,12 @@ def parse(stored: bytes, name: str) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        raise damaged from error
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise Damaged(
+            f"read manifest {name}: {escaped(where)}: {escaped(first['msg'])}",
+            "No aquad wrote it: restore the file from another copy of the repository.",
+        ) from error
 
 
 def _digest(content: dict[str, Any]) -> str:

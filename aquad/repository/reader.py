@@ -49,6 +49,10 @@ def check_file(root: Path, file: FileRecord, *, read: bool, advance: Callable[[i
             )
 
 
+_LINE = msgspec.json.Decoder(dict[str, str | int | list[int | list[int]] | dict[str, str]])
+"""What a line may hold: nothing that is deeper than what can be printed."""
+
+
 class BackupReader:
     """One good component of one sealed backup. Its files are read whole and compared before this is handed out."""
 
@@ -151,11 +155,9 @@ def _index_lines(stored: Iterator[bytes], name: str) -> Iterator[Mapping[str, An
         rest = lines.pop()
         for line in lines:
             try:
-                member = msgspec.json.decode(line)
-            except (ValueError, RecursionError) as error:
-                raise Damaged(f"read index {name}: a line is not JSON") from error
-            if not isinstance(member, dict):
-                raise Damaged(f"read index {name}: a line is not an object")
+                member = _LINE.decode(line)
+            except ValueError as error:
+                raise Damaged(f"read index {name}: a line is not one of an index") from error
             yield member
     if rest:
         raise Damaged(f"read index {name}: its last line has no end")

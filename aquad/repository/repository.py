@@ -210,6 +210,9 @@ class Repository:
 
     def recover(self) -> list[recovery.Rescue]:
         """Record dead runs as interrupted and move their leavings to the trash. May be killed and called again."""
+        marker = files.unfinished(self.layout.marker)
+        if os.path.lexists(marker):  # left by a change of the encryption
+            files.remove(marker)
         dead = recovery.interrupted(self.journal.entries())
         left = [
             recovery.Left(path.name, _promised(path)) for path in sorted(self.layout.drafts.iterdir()) if _is_free(path)

@@ -111,9 +111,14 @@ def sync_directory(path: Path) -> None:
             os.close(fd)
 
 
+def unfinished(path: Path) -> Path:
+    """What `replace` leaves when it dies."""
+    return path.with_name(f".{path.name}.new")
+
+
 def replace(path: Path, stored: bytes) -> None:
     """Put a small file in place whole, whatever happens: temp, fsync, rename, fsync of the directory."""
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = unfinished(path)
     if os.path.lexists(temporary):  # left by a run that died here
         remove(temporary)
     fd = create(temporary)

@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aquad.core.clock import Clock, to_text
-from aquad.core.errors import Damaged
+from aquad.core.errors import Damaged, RepositoryRefused
 from aquad.storage import files
 
 if TYPE_CHECKING:
@@ -54,24 +54,31 @@ class Journal:
         return position
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines from the oldest on; a torn last one is left out. Raises Damaged when the chain is broken."""
+        """Yield the lines from the oldest on; a torn last one is left out.
+
+        Raises Damaged when the chain is broken, RepositoryRefused when it cannot be read.
+        """
         previous = FIRST
         try:
-            log = self._path.open("rb")
+            with self._path.open("rb") as log:
+                for number, line in enumerate(log, start=1):
+                    if not line.endswith(b"\n"):
+                        return
+                    entry = self._parsed(line)
+                    if entry.get("line") != number or entry.get("previous") != previous:
+                        raise Damaged(
+                            f"read journal {self._path}: line {number} does not follow the line before",
+                            "It was edited or damaged; `aquad audit verify` and a copy kept elsewhere tell more.",
+                        )
+                    previous = hashlib.sha256(line[:-1]).hexdigest()
+                    yield entry
         except FileNotFoundError:
             return
-        with log:
-            for number, line in enumerate(log, start=1):
-                if not line.endswith(b"\n"):
-                    return
-                entry = self._parsed(line)
-                if entry.get("line") != number or entry.get("previous") != previous:
-                    raise Damaged(
-                        f"read journal {self._path}: line {number} does not follow the line before",
-                        "It was edited or damaged; `aquad audit verify` and a copy kept elsewhere tell more.",
-                    )
-                previous = hashlib.sha256(line[:-1]).hexdigest()
-                yield entry
+        except OSError as error:
+            raise RepositoryRefused(
+                f"read journal {self._path}: {os.strerror(error.errno or 0)}",
+                "Look at the disk and the limits (ulimit).",
+            ) from error
 
     def _write(self, fd: int, after: Position, event: str, fields: Mapping[str, Any]) -> Position:
         entry = {

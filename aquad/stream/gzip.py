@@ -15,6 +15,8 @@ LEVEL = 1
 WINDOW = 31
 """wbits of a gzip member (zlib manual, deflateInit2)."""
 INFLATED_BYTES = 256 << 10
+FED_BYTES = 4 << 10
+"""Of a member at first, then ever more: what follows its end is copied, and a chunk may hold thousands of small ones."""
 IsalError: Any = igzip_lib.IsalError
 
 
@@ -41,12 +43,14 @@ def inflate(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
     state = None
     try:
         for chunk in chunks:
-            rest = chunk
-            while rest:
+            view, position, step = memoryview(chunk), 0, FED_BYTES
+            while position < len(chunk):
                 if state is None:
-                    state = isal_zlib.decompressobj(WINDOW)
-                plain = state.decompress(rest, INFLATED_BYTES)
-                rest = state.unused_data if state.eof else state.unconsumed_tail
+                    state, step = isal_zlib.decompressobj(WINDOW), FED_BYTES
+                fed = view[position : position + step]
+                plain = state.decompress(fed, INFLATED_BYTES)
+                position += len(fed) - len(state.unused_data if state.eof else state.unconsumed_tail)
+                step *= 2
                 if state.eof:
                     state = None
                 if plain:

@@ -15,6 +15,7 @@ from aquad.core.errors import Damaged, LockHeld, NoSuchBackup, RepositoryRefused
 from aquad.jobs.verify import verify
 from aquad.repository import manifest
 from aquad.repository.hashed import SYNC_BYTES, HashedFile
+from aquad.repository.plain import file_chunks
 from aquad.storage import files
 from aquad.stream.artifact import Silent
 from tests.small import FakeClock, Words, back_up, journal, make_repository, open_repository, outcomes
@@ -159,10 +160,15 @@ class TestFiles:
 
     @pytest.mark.parametrize("size", [0, 1, SYNC_BYTES - 1, SYNC_BYTES, SYNC_BYTES + 1, 2 * SYNC_BYTES + 12345])
     def test_all_of_it_is_read_back_whatever_its_size(self, tmp_path, size, monkeypatch):
-        read = []
-        monkeypatch.setattr(
-            "aquad.repository.hashed.forget", lambda _path, offset, length: read.append((offset, length))
-        )
+        forgotten, read = [], []
+
+        def chunks(path, offset, length):
+            assert (offset, length) in forgotten, "what memory still holds proves nothing"
+            read.append((offset, length))
+            return file_chunks(path, offset, length)
+
+        monkeypatch.setattr("aquad.repository.hashed.forget", lambda _path, *stretch: forgotten.append(stretch))
+        monkeypatch.setattr("aquad.repository.hashed.file_chunks", chunks)
         file = HashedFile(tmp_path, "x")
         content = os.urandom(1 << 16) * (size // (1 << 16) + 1)
         for start in range(0, size, 300_000):
@@ -340,6 +346,19 @@ class TestDamage:
         catalog = repository.catalog()
         assert (len(catalog.backups), len(catalog.unreadable)) == (0, 1)
 
+    @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "volumes/../../x", "volumes//x", "./x", "", "x\0y"])
+    def test_a_manifest_that_names_a_file_outside_the_repository_is_damaged(self, repository, path):
+        back_up(repository)
+        where = repository.layout.manifest("20240802_020000_full")
+        content = json.loads(where.read_bytes())
+        content["components"][0]["artifacts"][0]["path"] = path
+        rest = {key: value for key, value in content.items() if key != "manifest_sha256"}
+        compact = json.dumps(rest, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        content["manifest_sha256"] = hashlib.sha256(compact.encode()).hexdigest()
+        where.write_bytes(json.dumps(content, ensure_ascii=False, sort_keys=True, indent=1).encode() + b"\n")
+        (unreadable,) = repository.catalog().unreadable
+        assert "path" in unreadable.reason
+
 
 class TestRecovery:
     def dead_run(self, repository):
@@ -387,8 +406,22 @@ class TestRecovery:
         assert (repository.root / "words_20240802_020000.txt.gz").exists()
         assert all(not v.problems for v in verify(repository, repository.catalog().backups, "bytes", Silent()))
 
+    def test_what_a_change_of_the_marker_left_when_it_died_is_removed(self, repository):
+        left = repository.root / ".aquad-repository.json.new"
+        left.write_bytes(b"{")
+        back_up(repository)
+        assert not left.exists()
+
 
 class TestJournal:
+    def test_B3_a_journal_that_cannot_be_read_is_named(self, repository, monkeypatch):
+        def refused(*_arguments, **_options):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        monkeypatch.setattr("pathlib.Path.open", refused)
+        with pytest.raises(RepositoryRefused, match=r"audit\.jsonl: Too many open files"):
+            list(repository.journal.entries())
+
     def test_a_torn_last_line_is_dropped_and_noted(self, repository):
         path = repository.layout.journal
         whole = path.read_bytes()

@@ -9,7 +9,7 @@ from aquad.jobs.verify import verify
 from aquad.stream.artifact import Silent
 from tests.small import journal
 
-LOOSE = {"trash", "aside", "state", "aquad-repository.json", ".aquad-repository.json.new"}
+LOOSE = {"trash", "aside", "state", "aquad-repository.json"}
 """What no manifest names. The last is what a change of encryption leaves that was killed; the next one removes it."""
 
 
