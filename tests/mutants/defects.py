@@ -58,6 +58,22 @@ DEFECTS = (
         "tests/core tests/stream/test_gpg.py tests/sources/postgres",
     ),
     Defect(
+        "stuck-child-waited-for",
+        "a child that says nothing any more is waited for until the run's deadline",
+        "aquad/core/process.py",
+        "now - last_byte_at > self._stall_seconds:",
+        "now < last_byte_at:",
+        "tests/core --timeout=30",
+    ),
+    Defect(
+        "answer-waited-for",
+        "a server that does not answer is waited for for ever",
+        "aquad/sources/postgres/server.py",
+        "            if not ready and until is not None and time.monotonic() > until:\n",
+        "            if not ready and until is not None and time.monotonic() < 0:\n",
+        "tests/sources/postgres/test_toxic.py -k stuck_before --timeout=30",
+    ),
+    Defect(
         "short-read-trusted",
         "a stored file that ends too early is no error",
         "aquad/repository/plain.py",
