@@ -76,7 +76,7 @@ def paths():
     yield Case("link in a long name leads out", tar(gnu_long(b"../outside/sentinel", b"K"), block(b"h", HARD)), Damaged)
     for name, path in (("empty", b""), ("dot", b"."), ("dots", b"././."), ("root", b"/"), ("zero byte", b"a\0b")):
         yield Case(f"name {name}, file", tar(pax({b"path": path}), block(b"f")), Damaged)
-    yield Case("the directory itself", tar(member(b".", DIRECTORY), member(b"f")), {b"f"})
+    yield Case("the directory itself", tar(member(b".", DIRECTORY, mode=0o755), member(b"f")), {b"f"})
     yield Case("no name at all", tar(block(b"")), Damaged)
     harmless = [
         b"...",
