@@ -26,7 +26,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_house.py
 
-# Every point instead of a sample, and 10^6 executions of each fuzz target: an hour or two. The table ends it.
+# Every point instead of a sample, and 10^6 executions of each fuzz target: three quarters of an hour. The table ends it.
 faults: $(READY)
 	rm -f .cache/faults.jsonl
 	AQUAD_FAULTS=all AQUAD_FAULTS_COUNTS=$(CURDIR)/.cache/faults.jsonl $(BIN)/python -m pytest -n 2 tests/faults
@@ -34,7 +34,7 @@ faults: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/faults.txt
 	$(BIN)/python -m tests.fuzz all --runs 1000000
 
-# Each defect of tests/mutants is put into a copy of the tree, and has to be caught: half an hour.
+# Each defect of tests/mutants is put into a copy of the tree, and has to be caught: ten minutes.
 mutants: $(READY)
 	$(BIN)/python -m tests.mutants
 
