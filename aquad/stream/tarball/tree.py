@@ -75,9 +75,7 @@ def checked(line: Mapping[str, Any]) -> Member:
         if line["type"] not in KINDS or not _sane(line, (major, minor)) or any(b"\0" in text for text in texts):
             raise ValueError(line["type"])
     except (KeyError, ValueError, TypeError, AttributeError, UnicodeError) as error:
-        name = line.get("path")  # the rest may be deeper than what can be printed
-        named = escaped(name[:200]) if isinstance(name, str) else "it has no name"
-        raise Damaged(f"read index: a member is not what aquad writes: {named}") from error
+        raise Damaged(f"read index: a member is not what aquad writes: {escaped(str(line)[:200])}") from error
     where = components(path)
     if (not where and line["type"] != "dir") or (line["type"] == "hardlink" and not components(link)):
         raise Damaged(f"read index: {escaped(path)} names no {line['type']}")
