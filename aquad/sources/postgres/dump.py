@@ -218,15 +218,14 @@ class _Texts:
         return self._about[database]
 
     def _dump_about(self, database: str) -> tuple[bytes, bytes]:
-        archive = self._archive(database)
-        listing = b"".join(self._restored(archive, "--create", "--list")).decode("utf-8", "surrogateescape")
+        listing = b"".join(self._restored(database, "--create", "--list")).decode("utf-8", "surrogateescape")
         kept = [line for line in listing.splitlines() if ABOUT_THE_DATABASE.match(line)]
         self._chosen.seek(0)
         self._chosen.truncate()
         self._chosen.write("\n".join(kept).encode("utf-8", "surrogateescape") + b"\n")
         self._chosen.flush()
         use_list = f"--use-list=/proc/self/fd/{self._chosen.fileno()}"
-        text = b"".join(self._restored(archive, "--create", use_list, "--file=-"))
+        text = b"".join(self._restored(database, "--create", use_list, "--file=-"))
         before, connect, after = text.partition(b"\n\\connect ")
         if not connect:
             raise SourceFailed(
@@ -237,20 +236,27 @@ class _Texts:
         return create, connect_line(database) + _RECONNECT.sub(b"", after.partition(b"\n")[2])
 
     def schema(self, database: str) -> Iterator[bytes]:
-        yield from self._restored(self._archive(database), "--schema-only", "--file=-")
+        yield from self._restored(database, "--schema-only", "--file=-")
 
     def _archive(self, database: str) -> tuple[int, int]:
         if database not in self._archives:
             begin = self._spool.seek(0, os.SEEK_END)
             options = ("--create", "--schema-only", "--format=custom")
-            with _named(database), self._job.dump(database, *options) as child:
-                self._spool.writelines(child.chunks())
-                self._spool.flush()
+            try:
+                with _named(database), self._job.dump(database, *options) as child:
+                    self._spool.writelines(child.chunks())
+                    self._spool.flush()
+            except OSError as error:
+                raise SourceFailed(
+                    f"dump database {escaped(database)}: write its schema to {tempfile.gettempdir()}: {error.strerror}",
+                    "Make room there, or set TMPDIR.",
+                ) from error
             self._archives[database] = begin, self._spool.tell()
         return self._archives[database]
 
-    def _restored(self, archive: tuple[int, int], *arguments: str) -> Iterator[bytes]:
-        with self._job.child("pg_restore", *arguments, keep_fds=[self._chosen.fileno()], stdin=True) as child:
+    def _restored(self, database: str, *arguments: str) -> Iterator[bytes]:
+        archive, keep_fds = self._archive(database), [self._chosen.fileno()]
+        with _named(database), self._job.child("pg_restore", *arguments, keep_fds=keep_fds, stdin=True) as child:
             yield from child.through(self._stored(*archive))
 
     def _stored(self, position: int, end: int) -> Iterator[bytes]:
@@ -280,11 +286,6 @@ def _named(database: str) -> Iterator[None]:
         yield
     except ChildFailed as error:
         raise SourceFailed(f"dump database {escaped(database)}: {error.message}", error.hint) from error
-    except OSError as error:
-        raise SourceFailed(
-            f"dump database {escaped(database)}: write its schema to {tempfile.gettempdir()}: {error.strerror}",
-            "Make room there, or set TMPDIR.",
-        ) from error
 
 
 def _part(name: str, chunks: Iterator[bytes], run: RunContext | None, facts: Callable[[], Facts] = dict) -> Part:

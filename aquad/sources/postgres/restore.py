@@ -6,9 +6,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from psycopg import Connection, Error
-
-from aquad.core.errors import AquadError, RestoreFailed, Unreachable
+from aquad.core.errors import AquadError, RestoreFailed, SourceFailed, Unreachable
 from aquad.core.escape import escaped
 from aquad.sources.postgres import psql, server, swap, tools
 from aquad.sources.postgres.copy_rows import IDENTIFIER, unquoted
@@ -18,6 +16,8 @@ from aquad.stream.artifact import Step
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from psycopg import Connection
 
     from aquad.sources.postgres.dumps import Database, Dump
     from aquad.sources.postgres.server import Login
@@ -164,11 +164,11 @@ class PostgresRestore:
                         skipped.append(f"database {name} has tables, and is only restored into an empty cluster")
                 else:
                     restored[name] = work.one(database, name, exists=name in live.databases)
-        except Error as error:
+        except (SourceFailed, Unreachable) as error:
             server.end_sessions(login, [run.run_id])
             raise RestoreFailed(
-                f"restore to {login}: {escaped(str(error).strip())}",
-                "The live databases are as they were, but for those restored before.",
+                f"restore to {login}: {error.message}",
+                f"The live databases are as they were, but for those restored before. {error.hint}",
             ) from error
         kept = [one["kept"] for one in restored.values() if one.get("kept")]
         kept = kept if target.login is None else []
@@ -252,7 +252,7 @@ class _Work:
         cause = sys.exception()
         try:
             swap.drop(self._login, new, missing_ok=True)
-        except (Error, Unreachable):
+        except (SourceFailed, Unreachable):
             if isinstance(cause, AquadError):
                 cause.hint = f"{cause.hint} Drop the half restored one when the server answers again: aquad restore discard {new}".lstrip()
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import psycopg
 from psycopg import sql
 
-from aquad.core.errors import InvalidUse, Unreachable
+from aquad.core.errors import InvalidUse, SourceFailed, Unreachable
 from aquad.core.escape import escaped
 
 if TYPE_CHECKING:
@@ -106,20 +106,28 @@ def password(login: Login) -> str | None:
 
 
 class _Connection(psycopg.Connection[tuple[Any, ...]]):
-    """One whose server has `answer_seconds` for each answer; psycopg itself would wait for ever."""
+    """One whose server has `answer_seconds` for each answer; psycopg itself would wait for ever.
 
+    Raises Unreachable when there is none or the connection is gone, SourceFailed when the answer is an error.
+    """
+
+    peer = ""
     answer_seconds: float | None = None
 
     def wait(self, gen: Generator[Any, Any, Any], *arguments: Any, **options: Any) -> Any:
         try:
             return super().wait(_in_time(gen, self.answer_seconds), *arguments, **options)
         except TimeoutError as error:
-            peer = f"{self.info.user}@{self.info.host}:{self.info.port}"
             self.close()  # or leaving it would ask for a rollback, and wait again
             raise Unreachable(
-                f"ask PostgreSQL {peer}: no answer for {self.answer_seconds:g} s",
+                f"ask PostgreSQL {self.peer}: no answer for {self.answer_seconds:g} s",
                 "Is the server or the network stuck? How long a backup waits is limits.stall.",
             ) from error
+        except psycopg.Error as error:
+            said = f"ask PostgreSQL {self.peer}: {escaped(str(error).strip())}"
+            if self.closed:
+                raise Unreachable(said, "Is it up? Its log says why the connection ended.") from error
+            raise SourceFailed(said, "The server refuses it: its log says more.") from error
 
 
 def _in_time(waiting: Generator[Any, Any, Any], seconds: float | None) -> Generator[Any, Any, Any]:
@@ -153,13 +161,13 @@ def connect(
             autocommit=True,
             **_KEEPALIVES,
         )
-        connection.answer_seconds = answer_seconds
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
         reason = escaped(str(error).strip().splitlines()[0])
         raise Unreachable(
             f"connect to PostgreSQL {login}, database {escaped(database)}: {reason}",
             "Is it up, and are host, user and password_file right?",
         ) from error
+    connection.peer, connection.answer_seconds = str(login), answer_seconds
     return connection
 
 
@@ -219,7 +227,7 @@ def conninfo(login: Login, database: str) -> str:
 def end_sessions(login: Login, runs: Sequence[str]) -> None:
     """End what the tools of these runs left behind on the server: they hold its snapshot, and vacuum waits for it."""
     names = [f"{APPLICATION} {run_id}" for run_id in runs]
-    with contextlib.suppress(Unreachable):  # harmless because the next run ends them
+    with contextlib.suppress(Unreachable, SourceFailed):  # harmless because the next run ends them
         query(
             login,
             "postgres",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from psycopg import Error, sql
+from psycopg import sql
 
-from aquad.core.errors import RestoreFailed, Unreachable
+from aquad.core.errors import RestoreFailed, SourceFailed, Unreachable
 from aquad.core.escape import escaped
 from aquad.sources.postgres import server
 
@@ -61,10 +61,8 @@ def create(login: Login, name: str, facts: Mapping[str, Any]) -> None:
     try:
         _execute(login, sql.SQL("CREATE DATABASE {} ").format(sql.Identifier(name)) + sql.SQL(" ").join(options))
         mark_half_restored(login, name)
-    except Error as error:
-        raise RestoreFailed(
-            f"create database {escaped(name)}: {escaped(str(error).strip())}", "Nothing was changed."
-        ) from error
+    except SourceFailed as error:
+        raise RestoreFailed(f"create database {escaped(name)}: {error.message}", "Nothing was changed.") from error
 
 
 def mark_half_restored(login: Login, name: str, place: str = "") -> None:
@@ -76,7 +74,7 @@ def mark_half_restored(login: Login, name: str, place: str = "") -> None:
 def put_in_place(login: Login, new: str, name: str, *, stamp: str, exists: bool) -> str:
     """Swap by two renames in one transaction; return the name the old database is kept under, or ''.
 
-    Connections to the old one are forbidden meanwhile, and allowed again on every path. Raises psycopg.Error: then
+    Connections to the old one are forbidden meanwhile, and allowed again on every path. Raises SourceFailed, Unreachable: then
     everything has its old name.
     """
     mark_half_restored(login, new, name)
@@ -110,13 +108,13 @@ def _let_in(login: Login, name: str) -> None:
     for _ in range(LET_IN_ATTEMPTS):
         try:
             _allow(login, name, allowed=True)
-        except (Error, Unreachable) as error:
+        except (SourceFailed, Unreachable) as error:
             failure = error
             time.sleep(1)
         else:
             return
     raise RestoreFailed(
-        f"let connections into database {escaped(name)} again: {escaped(str(failure).strip())}",
+        f"let connections into database {escaped(name)} again: {failure.message}",
         f'Nobody can use it until somebody runs: ALTER DATABASE "{escaped(name)}" WITH ALLOW_CONNECTIONS true',
     ) from failure
 

@@ -11,8 +11,9 @@ from aquad.jobs.restore import Order, open_backup, plan
 from aquad.jobs.run import Limits
 from aquad.sources.postgres.dump import Postgres
 from aquad.sources.postgres.restore import PostgresTarget
+from tests.keys import secret_file
 from tests.servers.proxy import Toxic, ToxicProxy
-from tests.small import mounted, needs_root
+from tests.small import Words, mounted, needs_root
 from tests.sources.postgres.test_round_trip import back_up, repository_in, source
 
 
@@ -106,6 +107,20 @@ def test_a_database_that_is_dropped_while_it_is_dumped_is_a_failure_that_names_i
     assert result.outcome == "failed"
     assert "dump database faulty" in result.reason
     assert repository.catalog().backups == []
+
+
+def test_a_user_who_may_not_ask_is_a_failed_component_and_the_others_are_sealed(large, tmp_path):
+    large.psql("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC; CREATE ROLE timid LOGIN PASSWORD 'timid'")
+    try:
+        login = large.login._replace(user="timid", password_file=secret_file(tmp_path / "password", "timid"))
+        repository = repository_in(tmp_path / "b")
+        result = back_up(repository, source(large, login=login), Words())
+        assert result.outcome == "failed"
+        assert f"postgres: ask PostgreSQL {login}: permission denied for function pg_control_system" in result.reason
+        (sealed,) = repository.catalog().backups
+        assert [(c.name, c.outcome) for c in sealed.components] == [("postgres", "failed"), ("words", "success")]
+    finally:
+        large.psql("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC; DROP ROLE timid")
 
 
 def test_D17_sessions_of_dead_runs_are_ended_and_no_others(large, tmp_path):

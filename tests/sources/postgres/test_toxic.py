@@ -130,6 +130,15 @@ def test_C3_a_server_that_is_stuck_before_the_first_dump_is_given_up(small, tmp_
     assert repository.catalog().backups == []
 
 
+@pytest.mark.parametrize("after", [700, 1500], ids=["after the login", "while asked for databases"])
+@pytest.mark.parametrize("kind", ["reset", "end", "garbage"])
+def test_C2_a_connection_that_goes_wrong_while_the_server_is_asked_is_a_failure(small, tmp_path, kind, after):
+    result, repository, proxy = backed_up_through(small, Toxic(kind, after=after), tmp_path / "b")
+    assert proxy.struck.is_set()
+    must_have_failed(result, repository, proxy)
+    assert f"ask PostgreSQL {small.login._replace(port=proxy.port)}: " in result.reason
+
+
 @pytest.mark.parametrize("moment", LAST)
 @pytest.mark.parametrize("kind", KINDS)
 def test_C2_C3_at_the_last_byte_a_backup_is_whole_or_failed(small, dump_bytes, tmp_path, kind, moment):
