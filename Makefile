@@ -1,10 +1,11 @@
-# make demo | test | check | bench | faults | mutants; each sets up what it needs below .venv and .cache
+# make demo | test | check | bench | faults | soak | mutants; each sets up what it needs below .venv and .cache
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+HISTORIES := tests/jobs tests/repository/test_retention.py tests/storage tests/daemon
 READY := $(VENV)/.ready
 
-.PHONY: demo test check faults mutants bench pins clean
+.PHONY: demo test check faults soak mutants bench pins clean
 
 $(READY): requirements/dev.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "aquad needs Python 3.11 or newer: make PYTHON=python3.x")'
@@ -26,13 +27,17 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_house.py
 
-# Every point instead of a sample, and 10^6 executions of each fuzz target: three quarters of an hour. The table ends it.
+# Every point instead of a sample, and 10^6 executions of each fuzz target: an hour and a half. The table ends it.
 faults: $(READY)
 	rm -f .cache/faults.jsonl
-	AQUAD_FAULTS=all AQUAD_FAULTS_COUNTS=$(CURDIR)/.cache/faults.jsonl $(BIN)/python -m pytest -n 2 tests/faults
+	AQUAD_FAULTS=all AQUAD_FAULTS_COUNTS=$(CURDIR)/.cache/faults.jsonl $(BIN)/python -m pytest -n 2 --timeout 3600 tests/faults $(HISTORIES)
 	$(BIN)/python -m tests.faults.harness.counts .cache/faults.jsonl
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/faults.txt
 	$(BIN)/python -m tests.fuzz all --runs 1000000
+
+# A year of the daemon with kills, full disks, rot and holds, under a clock that is set from slot to slot: half an hour.
+soak: $(READY)
+	$(BIN)/python -m tests.soak
 
 # Each defect of tests/mutants is put into a copy of the tree, and has to be caught: ten minutes.
 mutants: $(READY)

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import atexit
 import os
+from datetime import timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from aquad.core.clock import SystemClock
 from aquad.core.errors import InvalidUse
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-    from datetime import tzinfo
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime, tzinfo
     from pathlib import Path
 
+    from aquad.core.clock import Clock
     from aquad.jobs.forecast import Kept
     from aquad.jobs.full import Space
+    from aquad.jobs.prune import Rules as Pruning
     from aquad.jobs.run import Limits
+    from aquad.jobs.schedule import Rule
+    from aquad.jobs.slots import Policy
+    from aquad.jobs.work import Jobs
     from aquad.repository.repository import Repository
+    from aquad.repository.retention import Kind
     from aquad.settings import Loaded, Settings
     from aquad.sources.configs.source import Configs
     from aquad.sources.postgres.dump import Postgres
@@ -30,17 +38,19 @@ if TYPE_CHECKING:
 class Wiring:
     """The objects that the settings of one invocation describe."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, by: str) -> None:
         self.settings: Settings = loaded.settings
+        self.by = by
+        """Who does it: stands in every line of the journal."""
         self.zone: tzinfo = self.settings.zone(os.environ)
-        self.clock = SystemClock()
+        self.clock: Clock = SystemClock()
         self._gpg: Gpg | None = None
 
     @classmethod
-    def load(cls, path: Path | None) -> Wiring:
+    def load(cls, path: Path | None, by: str = "") -> Wiring:
         from aquad.settings import load
 
-        return cls(load(path, os.environ))
+        return cls(load(path, os.environ), by or who(os.environ))
 
     def gpg(self) -> Gpg:
         """One for the whole invocation; its keys are gone when the process ends."""
@@ -71,6 +81,7 @@ class Wiring:
             zone=self.zone,
             gpg=self.gpg(),
             wanted_encryption=self.settings.encryption.mode,
+            by=self.by,
         )
 
     def create_repository(self, encryption: Mode) -> Repository:
@@ -83,6 +94,7 @@ class Wiring:
             clock=self.clock,
             zone=self.zone,
             gpg=self.gpg(),
+            by=self.by,
         )
 
     def lost_with_the_host(self) -> list[str]:
@@ -160,6 +172,75 @@ class Wiring:
             data_path=section.data_path,
         )
 
+    def rules(self) -> Mapping[str, Rule]:
+        """The jobs that are not switched off."""
+        return self.settings.rules(self.zone)
+
+    def coming(self, now: datetime, count: int = 8) -> list[tuple[str, datetime]]:
+        """The next runs of the schedule, the soonest first."""
+        runs = []
+        for job, rule in self.rules().items():
+            moment = now
+            for _ in range(count):
+                moment = rule.after(moment)
+                runs.append((job, moment))
+        return sorted(runs, key=lambda run: run[1])[:count]
+
+    def jobs(self, repository: Repository) -> Jobs:
+        from aquad.jobs.full import accepted
+        from aquad.jobs.work import Jobs
+
+        return Jobs(
+            repository=repository,
+            sources=lambda names: self.sources(names, accepted(repository)),
+            space=self.space(),
+            rules=self.pruning(),
+            coming=self.coming,
+            zone=self.zone,
+            by=self.by,
+        )
+
+    def pruning(self) -> Pruning:
+        from aquad.jobs.prune import Rules
+        from aquad.repository.retention import Policy
+
+        retention = self.settings.retention
+        ages: dict[Kind, timedelta] = {
+            "full": retention.daily,
+            "incremental": retention.incremental,
+            "weekly": retention.weekly,
+        }
+        return Rules(
+            policy=Policy(ages, retention.minimum_verified, self._period()),
+            required=self.components(),
+            trash=retention.trash,
+            log_age=retention.logs.age,
+            log_bytes=retention.logs.size,
+        )
+
+    def _period(self) -> timedelta:
+        """Between two full backups, at the most: a day where they are taken by hand."""
+        rule = self.rules().get("full")
+        if rule is None:
+            return timedelta(days=1)
+        slots = [self.clock.now()]
+        for _ in range(8):
+            slots.append(rule.after(slots[-1]))
+        return max(later - earlier for earlier, later in pairwise(slots[1:]))
+
+    def slot_policy(self) -> Policy:
+        from aquad.jobs.slots import Policy
+
+        limits = self.settings.limits
+        return Policy(self.settings.schedule.catch_up, limits.retries, limits.retry_delay)
+
+    def stop_seconds(self) -> float:
+        return self.settings.limits.stop.total_seconds()
+
+    def settings_values(self) -> Mapping[str, Any]:
+        """Every setting by its dotted key, as the journal keeps them. Secrets are files, and none of them."""
+        return dict(_flat(self.settings.model_dump(mode="json")))
+
     def limits(self, job: str, wait_seconds: float = 0.0) -> Limits:
         from aquad.jobs.run import Limits
 
@@ -173,7 +254,10 @@ class Wiring:
         from aquad.jobs.full import Space
 
         free = self.settings.repository.minimum_free
-        return Space(minimum_free_percent=free.percent, minimum_free_bytes=free.size_bytes)
+        live = {name: volume.path for name, volume in self.settings.volumes.items()}
+        if self.settings.postgres.data_path is not None:
+            live["postgres"] = self.settings.postgres.data_path
+        return Space(minimum_free_percent=free.percent, minimum_free_bytes=free.size_bytes, live=live)
 
     def objectives(self) -> Mapping[str, int]:
         """Seconds that the newest good backup of a component may be old; volumes are as old as a full backup may be."""
@@ -193,3 +277,25 @@ class Wiring:
             weekly=days["weekly"] // 7,
             trash=days["trash"],
         )
+
+
+def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield above + key, value
+
+
+def who(environ: Mapping[str, str]) -> str:
+    """The person at the command line, as far as the system knows: name, uid, host, and from where."""
+    import pwd
+    import socket
+
+    uid = os.getuid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = "nobody of that number"
+    peer = environ.get("SSH_CONNECTION", "").partition(" ")[0]
+    return f"{name} ({uid}) on {socket.gethostname()}" + (f" from {peer}" if peer else "")

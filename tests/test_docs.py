@@ -91,6 +91,26 @@ def test_one_database_comes_back_alone(stack):
 
 
 @needs_jq
+def test_a_weekly_archive_opens_with_gnu_tar_and_proves_itself(stack):
+    backup, _ = manifest(stack)
+    stack.ok("run", "weekly")
+    (path,) = (stack.backups / "weekly").iterdir()
+    names = dict(zip(("<year>", "<ww>"), re.findall(r"\d+", path.name)[:2], strict=True))
+    target = stack.top / "unpacked"
+    target.mkdir()
+    run(stack, documented("docs/format.md", "tar -xzf weekly/").replace("DIR", str(target)), **names)
+    (inner,) = (target / "manifests").glob("*.json")
+    assert inner.stem > backup
+    stack.backups = target
+    said = run(stack, documented("docs/format.md", "jq -cjS"), **{"<id>": inner.stem})
+    assert said.split()[0] == json.loads(inner.read_bytes())["manifest_sha256"]
+    assert run(stack, documented("docs/format.md", "jq -r"), **{"<id>": inner.stem}).count(": OK") == 7
+    stack.backups = path.parents[1]
+    line = documented("docs/format.md", "tar -xzOf weekly/").partition(" | psql")[0]
+    assert "CREATE DATABASE documented" in run(stack, line, **names, **{"<ts>": inner.stem[:15]})
+
+
+@needs_jq
 def test_the_digests_of_the_manifest_and_of_every_artifact(stack):
     backup, content = manifest(stack)
     said = run(stack, documented("docs/format.md", "jq -cjS"), **{"<id>": backup})

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aquad import __version__
-from aquad.core.errors import AquadError, Terminated
+from aquad.core.errors import AquadError, DeadlinePassed, Terminated
 from aquad.core.escape import escaped
 
 if TYPE_CHECKING:
@@ -26,13 +26,23 @@ if TYPE_CHECKING:
 TIDY_SECONDS = 5.0
 COMMANDS = {
     "init": ("repository:init", "Make the repository; say how much space the schedule will need."),
-    "run": ("run:run", "Take a backup now."),
+    "serve": ("serve:serve", "The daemon: keep the schedule."),
+    "run": ("run:run", "Run a job of the schedule now: full, postgres, weekly, cleanup, verify."),
+    "next": ("serve:coming", "Show the coming runs, in local time and UTC."),
     "list": ("listing:list_backups", "List backups, newest first."),
     "show": ("listing:show", "Show one backup: artifacts, sizes, digests, what was proved and when."),
     "verify": ("verify:verify", "Read stored bytes again and compare them with what was sealed."),
     "restore": ("restore:group", "Bring back one part, or everything."),
     "status": ("status:status", "What can I restore, to which moment, how long will it take."),
     "check": ("status:check", "Connect to every source; say what would fail tonight."),
+    "prune": ("prune:prune", "Remove what retention no longer asks for; every decision with its reason."),
+    "trash": ("prune:trash", "What retention removed: list, restore, empty."),
+    "keep": ("prune:keep", "Keep a backup from retention."),
+    "unkeep": ("prune:unkeep", "Let retention decide about it again."),
+    "hold": ("hold:hold", "Hold the schedule for a while."),
+    "release": ("hold:release", "Let it go on."),
+    "report": ("report:report", "Change log and incident report of a month."),
+    "audit": ("audit:group", "Who did what, when, and how it ended: show, verify."),
     "accept": ("accept:accept", "Take the present size of a component as the new normal."),
     "key": ("key:group", "Prove that the key is kept elsewhere too."),
     "config": ("config:group", "Show, check or generate the settings."),
@@ -102,7 +112,7 @@ def root(
 
 def main() -> None:
     """Run the command line; the exit codes are those of the README."""
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGALRM):
         signal.signal(number, _Ending())
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]  # the settings say where the server is; libpq would listen to PGHOSTADDR and the like too
@@ -120,6 +130,9 @@ def _exit_code() -> int:  # noqa: PLR0911 - one for each way to end
     except (click.exceptions.Abort, KeyboardInterrupt):
         _say("interrupted: what was not sealed is no backup; the next run tidies up")
         return 130
+    except DeadlinePassed:
+        _say("error: not done at its deadline", "Raise limits.deadline, or look why it is slow.")
+        return 1
     except Terminated:
         _say("terminated: what was not sealed is no backup; the next run tidies up")
         return 143
@@ -151,7 +164,7 @@ class _Ending:
         _Ending.heard_at = time.monotonic()
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        raise Terminated
+        raise DeadlinePassed if number == signal.SIGALRM else Terminated
 
 
 def _flushed() -> bool:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aquad.cli import Invocation
-from aquad.cli.output import both_times, print_json, table
+from aquad.cli.output import print_json, table
 from aquad.core.clock import from_text
-from aquad.observe.reports import encryption_text, human_bytes
+from aquad.observe.reports import both_times, encryption_text, human_bytes
 
 if TYPE_CHECKING:
     from aquad.repository.manifest import Manifest

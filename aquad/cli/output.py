@@ -15,7 +15,6 @@ from aquad.core.escape import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from datetime import tzinfo
     from types import TracebackType
 
     from rich.progress import Progress, TaskID
@@ -51,25 +50,6 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         grid.add_row(*(Text(escaped(cell)) for cell in row))
     Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200).print(grid)
-
-
-def both_times(moment: datetime | None, zone: tzinfo) -> str:
-    """Local time of the schedule's zone, and UTC where that is another."""
-    if moment is None:
-        return "never"
-    local = moment.astimezone(zone)
-    text = local.strftime("%Y-%m-%d %H:%M:%S %Z")
-    return text if not local.utcoffset() else f"{text} ({moment:%H:%M:%S} UTC)"
-
-
-def duration(seconds: float | None) -> str:
-    """90061 -> '1d 1h'."""
-    if seconds is None:
-        return "-"
-    for unit, size, smaller, small in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit} {int(seconds % size // small)}{smaller}"
-    return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
 
 
 def confirmed(question: str, *, yes: bool, command: str = "restore", what: str = "it overwrites live data") -> None:

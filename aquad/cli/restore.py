@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aquad.cli import Invocation
-from aquad.cli.output import Bars, confirmed, duration, print_json, say
+from aquad.cli.output import Bars, confirmed, print_json, say
 from aquad.core.errors import InvalidUse, NoSuchBackup
 from aquad.core.escape import escaped
-from aquad.observe.reports import human_bytes
+from aquad.observe.reports import duration, human_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +29,7 @@ class _Session:
     """What one restore command needs: its wiring, its repository, and what was said about asking."""
 
     def __init__(self, invocation: Invocation, *, plan_only: bool, yes: bool, trusted: bool) -> None:
+        from aquad.jobs.shelf import Shelf
         from aquad.wiring import Wiring
 
         self.invocation = invocation
@@ -36,14 +37,20 @@ class _Session:
         self.repository: Repository = self.wiring.repository()
         self.plan_only = plan_only
         self.yes = yes
-        self.trusted = trusted
+        self._shelf = Shelf(self.repository, trusted=trusted)
+
+    def holds(self, what: str) -> list[str]:
+        """The components of an ID, or of an archive."""
+        with Bars(self.invocation) as bars:
+            bars.stage("comparing", None)
+            return self._shelf.components(what, bars.advance)
 
     def order(self, component: str, what: str, target: Callable[[Wiring], object]) -> Order:
-        from aquad.jobs.restore import Order, open_backup
+        from aquad.jobs.restore import Order
 
         with Bars(self.invocation) as bars:
             bars.stage(f"comparing {component}", None)
-            reader = open_backup(self.repository, component, what, trusted=self.trusted, advance=bars.advance)
+            reader = self._shelf.open(component, what, bars.advance)
         return Order(component, self.wiring.source(component), reader, target(self.wiring))
 
     def carry_out(self, orders: Sequence[Order], name: str) -> None:
@@ -129,7 +136,7 @@ def _asking(command: Any) -> Any:
 
 @click.group()
 def group() -> None:
-    """Bring back one part, or everything. ID may be a unique prefix, or latest; FILE is an artifact by its path.
+    """Bring back one part, or everything. ID may be a unique prefix, or latest; FILE is an artifact or a weekly archive.
 
     \b
     Examples:
@@ -225,24 +232,22 @@ def volume(name: str, what: str, to: Path | None, only: str | None, dry_run: boo
 
 
 @click.command("all")
-@click.argument("what", metavar="ID")
+@click.argument("what", metavar="ID|FILE")
 @_asking
 def everything(what: str, dry_run: bool, yes: bool, trusted: bool) -> None:
-    """Restore everything a backup holds: configuration, volumes, databases, in this order.
+    """Restore everything a backup or a weekly archive holds: configuration, volumes, databases, in this order.
 
     With `latest`, each component comes from the newest backup in which it is good.
     """
     session = _session(dry_run, yes, trusted)
     wiring = session.wiring
     catalog = session.repository.catalog()
-    names = (
-        [n for n in wiring.components() if catalog.latest(n)]
-        if what == "latest"
-        else [n for n in wiring.components() if catalog.find(what).component(n)]
-    )
+    held = [n for n in wiring.components() if catalog.latest(n)] if what == "latest" else session.holds(what)
+    names = [name for name in wiring.components() if name in held]
     orders = [session.order(name, what, partial(_default_target, session, name)) for name in names]
     if not orders:
-        catalog.find(what)
+        if what == "latest":
+            catalog.find(what)
         raise InvalidUse(f"restore all {what}: it holds nothing that the settings name")
     session.carry_out(orders, "all")
 

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from aquad.cli import Invocation
-from aquad.cli.output import Bars, duration, print_json, say
-from aquad.core.clock import SystemClock
-from aquad.observe.reports import human_bytes
+from aquad.cli.output import Bars, print_json, say
+from aquad.cli.reporting import Reporting
+from aquad.core.clock import from_text
+from aquad.core.errors import AquadError, InvalidUse
+from aquad.observe.reports import duration, human_bytes
+
+if TYPE_CHECKING:
+    from aquad.jobs.run import Turn, Work
+    from aquad.repository.repository import Repository
+    from aquad.wiring import Wiring
+
+DAEMON = "daemon"
 
 
 @click.command()
-@click.argument("job", type=click.Choice(["full"]))
+@click.argument("job", type=click.Choice(["full", "postgres", "weekly", "cleanup", "verify"]))
 @click.option(
-    "--component", "components", multiple=True, metavar="NAME", help="Only this one (may be given several times)."
+    "--component",
+    "components",
+    multiple=True,
+    metavar="NAME",
+    help="Of full: only this one (may be given several times).",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be taken; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 @click.option(
     "--wait",
     "wait_seconds",
@@ -24,53 +40,122 @@ from aquad.observe.reports import human_bytes
     metavar="SECONDS",
     help="Wait so long for another run to end.",
 )
+@click.option("--slot", hidden=True, help="The slot of the schedule that this run is for; the daemon says so.")
+@click.option("--attempt", hidden=True, type=click.IntRange(min=1), default=1)
+@click.option("--report-fd", hidden=True, type=int, help="Where the daemon hears how far it is.")
 @click.pass_obj
-def run(invocation: Invocation, job: str, components: tuple[str, ...], dry_run: bool, wait_seconds: float) -> None:
-    """Take a backup now.
+def run(
+    invocation: Invocation,
+    job: str,
+    components: tuple[str, ...],
+    dry_run: bool,
+    wait_seconds: float,
+    slot: str | None,
+    attempt: int,
+    report_fd: int | None,
+) -> None:
+    """Run a job of the schedule now: full, postgres (a dump of its own), weekly (with the archive), cleanup, verify.
 
     \b
     Examples:
       aquad run full
       aquad run full --component postgres --component configs
+      aquad run cleanup --dry-run
     """
-    from aquad.jobs.full import accepted, take_full
     from aquad.jobs.run import run_job
     from aquad.wiring import Wiring
 
-    wiring = Wiring.load(invocation.config_path)
-    repository = wiring.repository()
-    sources = wiring.sources(components, accepted(repository))
-    if dry_run:
-        click.echo(f"would take {', '.join(source.component for source in sources)} into {repository.root}")
-        return
-    clock = SystemClock()
-    started = clock.monotonic()
-    with Bars(invocation) as bars:
-        result = run_job(
-            repository,
-            job,
-            lambda context: take_full(repository, sources, context, space=wiring.space()),
-            clock=clock,
-            zone=wiring.zone,
-            limits=wiring.limits(job, wait_seconds),
-            progress=bars,
-        )
-    seconds = clock.monotonic() - started
-    backup_id = result.details.get("backup")
+    if components and job != "full":
+        raise InvalidUse(f"run {job} --component: only a full backup can be one of some components")
+    reporting = Reporting(report_fd) if report_fd is not None else None
+    try:
+        wiring = Wiring.load(invocation.config_path, DAEMON if slot else "")
+        repository = wiring.repository()
+        if dry_run:
+            _say_what(invocation, wiring, repository, job, components)
+            return
+        if job == "cleanup":
+            repository.spend_reserve()
+        started = wiring.clock.monotonic()
+        with nullcontext(reporting) if reporting else Bars(invocation) as progress:
+            result = run_job(
+                repository,
+                job,
+                wiring.jobs(repository).of(job, components),
+                clock=wiring.clock,
+                zone=wiring.zone,
+                limits=wiring.limits(job, wait_seconds),
+                progress=progress,
+                turn=_turn(slot, attempt),
+            )
+    except AquadError as error:
+        if reporting:
+            reporting.error(str(error))
+        raise
+    _show(invocation, repository, result, wiring.clock.monotonic() - started)
+    raise SystemExit(result.exit_code)
+
+
+def _turn(slot: str | None, attempt: int) -> Turn | None:
+    from aquad.jobs.run import Turn
+
+    if slot is None:
+        return None
+    try:
+        return Turn(from_text(slot), attempt)
+    except ValueError as error:
+        raise InvalidUse(f"run --slot {slot}: not a time such as 2024-08-02T02:00:00.000000Z") from error
+
+
+def _say_what(
+    invocation: Invocation, wiring: Wiring, repository: Repository, job: str, components: tuple[str, ...]
+) -> None:
+    from aquad.jobs import prune
+    from aquad.jobs.work import FULLS
+
+    if job == "cleanup":
+        from aquad.cli.prune import show
+
+        now = wiring.clock.now()
+        show(invocation, prune.decide(repository, wiring.pruning(), kinds=FULLS, now=now, logs=True))
+    elif job == "verify":
+        from aquad.jobs.nightly import choose
+        from aquad.repository.history import History
+
+        chosen = choose(repository.catalog().backups, History.of(repository.journal.entries()), wiring.clock.now())
+        click.echo(f"would look into {', '.join(one.id for one in chosen.content) or 'nothing'}")
+        click.echo(f"would read {', '.join(one.id for one in chosen.bytes) or 'nothing else'}")
+    else:
+        names = ["postgres"] if job == "postgres" else [one.component for one in wiring.sources(components)]
+        click.echo(f"would take {', '.join(names)} into {repository.root}")
+
+
+def _show(invocation: Invocation, repository: Repository, result: Work, seconds: float) -> None:
+    details: dict[str, Any] = result.details
+    backup_id = details.get("backup")
     if invocation.json:
         print_json(
             outcome=result.outcome,
             backup=backup_id,
             reason=result.reason,
-            components=result.details["components"],
             seconds=round(seconds, 3),
+            **{"components": {}, **{key: value for key, value in details.items() if key != "backup"}},
         )
-    elif backup_id:
-        sealed = repository.catalog().find(backup_id)
-        say(
-            invocation,
-            f"{result.outcome}: {backup_id}, {human_bytes(sealed.stored_bytes)} stored in {duration(seconds)}, read back and compared",
-        )
-    if result.reason and not invocation.json:
+        return
+    if backup_id:
+        sealed = repository.catalog().find(details.get("archive", backup_id))
+        size = human_bytes(sealed.stored_bytes)
+        say(invocation, f"{result.outcome}: {sealed.id}, {size} stored in {duration(seconds)}, read back and compared")
+    elif result.outcome != "failed":
+        counts = [f"{key.replace('_', ' ')} {_count(value)}" for key, value in details.items() if key != "free_bytes"]
+        say(invocation, f"{result.outcome}: {', '.join(counts) or 'nothing was to be done'}, in {duration(seconds)}")
+    if result.reason:
         click.echo(f"aquad: {result.outcome}: {result.reason}", err=True)
-    raise SystemExit(result.exit_code)
+
+
+def _count(value: Any) -> str:
+    return (
+        ", ".join(f"{number} ({level})" for level, number in value.items())
+        if isinstance(value, dict)
+        else str(len(value))
+    )

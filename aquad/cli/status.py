@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from aquad.cli import Invocation
-from aquad.cli.output import both_times, duration, print_json, table
+from aquad.cli.output import print_json, table
 from aquad.core.errors import AquadError
-from aquad.observe.reports import human_bytes
+from aquad.core.escape import escaped
+from aquad.observe.reports import both_times, duration, human_bytes
 
 if TYPE_CHECKING:
     from datetime import tzinfo
@@ -38,8 +39,14 @@ def status(invocation: Invocation, judge: bool) -> None:
     wiring = Wiring.load(invocation.config_path)
     repository = wiring.repository()
     grace = int(wiring.settings.objectives.grace.total_seconds())
+    now = wiring.clock.now()
     seen = overview(
-        repository, wiring.components(), objectives=wiring.objectives(), grace_seconds=grace, now=wiring.clock.now()
+        repository,
+        wiring.components(),
+        objectives=wiring.objectives(),
+        grace_seconds=grace,
+        now=now,
+        coming=wiring.coming(now, 3),
     )
     if invocation.json:
         print_json(**asdict(seen), stale=seen.stale)
@@ -53,7 +60,14 @@ def _print(seen: Overview, zone: tzinfo) -> None:
     click.echo(
         f"{seen.stack}: {seen.backups} backups, {human_bytes(seen.stored_bytes)} in {seen.repository}, {human_bytes(seen.free_bytes)} free"
     )
-    click.echo(f"last run: {seen.last_run}\n")
+    click.echo(f"last run: {seen.last_run}" + (f"; at work now: {seen.running}" if seen.running else ""))
+    if seen.daemon:
+        click.echo("next:     " + ", ".join(f"{job} {both_times(at, zone)}" for job, at in seen.coming))
+    else:
+        click.echo("NO DAEMON keeps the schedule: `aquad serve`")
+    if seen.held:
+        click.echo(f"HELD: {escaped(seen.held)}; `aquad release` ends it")
+    click.echo()
     table(
         [
             "component",

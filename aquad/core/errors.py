@@ -105,3 +105,7 @@ class ChildFailed(AquadError):
 
 class Terminated(BaseException):
     """SIGTERM arrived: unwound like KeyboardInterrupt, so that children end and the run is recorded as aborted."""
+
+
+class DeadlinePassed(Terminated):
+    """The run took longer than it may: unwound like Terminated, and recorded as failed."""

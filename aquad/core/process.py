@@ -207,3 +207,66 @@ def run(
     """Run a short child to its end and return its stdout. Raises ChildFailed."""
     with Child(argv, environment=environment, keep_fds=keep_fds, deadline=deadline) as child:
         return b"".join(child.chunks())
+
+
+class Supervised:
+    """A child that an event loop looks after: in its own process group, with our stdout and stderr, and a pipe for its reports.
+
+    The option `--report-fd N` is appended to `argv`. `pidfd` becomes readable when it has ended, `report_fd` when it says
+    something. Start it from the main thread: it is killed when that ends.
+    """
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.report_fd, report_to = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        guard = shutil.which("setpriv")
+        prefix = [guard, "--pdeathsig", "KILL", "--"] if guard else []
+        try:
+            self._process = subprocess.Popen(
+                [*prefix, *argv, "--report-fd", str(report_to)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(report_to,),
+                process_group=0,
+            )
+        except OSError as error:
+            os.close(self.report_fd)
+            raise ChildFailed(
+                f"start {argv[0]}: {error.strerror}", "Look at the limits of processes and memory."
+            ) from error
+        finally:
+            os.close(report_to)
+        self.pid = self._process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def poll(self) -> int | None:
+        """The exit status; negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def reports(self) -> bytes:
+        """What it has said since."""
+        said = b""
+        with contextlib.suppress(BlockingIOError):  # harmless because that is all for now
+            while block := os.read(self.report_fd, PIPE_BYTES):
+                said += block
+        return said
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the whole process group."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):  # harmless because it just ended
+                os.killpg(self.pid, number)
+
+    def close(self) -> None:
+        os.close(self.report_fd)
+        os.close(self.pidfd)
+
+
+def reap(known: int | None) -> None:
+    """As process 1 of a container: wait for orphans that became ours. The child `known` is left to whoever looks after it."""
+    while True:
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if ended is None or ended.si_pid == known:
+            return
+        os.waitpid(ended.si_pid, 0)

@@ -15,6 +15,7 @@ import psycopg
 
 from aquad.core.errors import AquadError, ChildFailed, InvalidUse
 from aquad.demo import compare, interruption, playground
+from aquad.demo.day import Sunday
 from aquad.demo.server import EmbeddedServer, die_with_parent, is_playground, place
 from aquad.demo.words import act, compared, console, say, to_remove, to_serve, to_try
 
@@ -101,14 +102,36 @@ def _acts(top: Path, server: EmbeddedServer) -> bool:
     _aquad(top, "restore all latest --yes")
     act("5. The proof")
     with interruption.allowed():
-        return compared(before, _seen(server, top)) and len(lost) >= len(before)
+        equal = compared(before, _seen(server, top)) and len(lost) >= len(before)
+    act("6. A Sunday of the daemon, in seconds, with a repository of its own")
+    reports = _sunday(top, playground.settings_text(top, server, "sunday"))
+    act("7. What it reports of the full backup of that night")
+    say(next(report for report in reports if "Job          full, for the slot" in report and "02:00:00" in report))
+    return equal
+
+
+def _sunday(top: Path, settings: str) -> list[str]:
+    """A repository of its own, removed after that: the times in the other one stay true."""
+    with ExitStack() as removal:
+        sunday = Sunday(top / "sunday.toml")
+        removal.callback(sunday.settings.unlink)
+        sunday.settings.write_text(settings)
+        removal.callback(shutil.rmtree, top / "sunday", ignore_errors=True)
+        _run(top, "init", sunday.argv("init"))
+        reports = sunday.live()
+        for command in ("list", "status", "audit verify"):
+            _run(top, command, sunday.argv(*command.split()))
+    return reports
 
 
 def _aquad(top: Path, command: str) -> None:
+    _run(top, command, [sys.executable, "-m", "aquad", "-c", str(top / "settings.toml"), *command.split()])
+
+
+def _run(top: Path, command: str, argv: list[str]) -> None:
     """Run it to its end; end it in order, and wait for that, when the demo is interrupted."""
     console.print(f"[bold]$ aquad {command}")
     sys.stdout.flush()
-    argv = [sys.executable, "-m", "aquad", "-c", str(top / "settings.toml"), *command.split()]
     with tempfile.TemporaryDirectory(dir=top) as scratch:
         child = subprocess.Popen(
             [*die_with_parent("TERM"), *argv],

@@ -133,12 +133,12 @@ def empty_directory(top: Path) -> None:
             (os.unlink if os.path.islink(path) else os.rmdir)(path)
 
 
-def settings_text(top: Path, server: EmbeddedServer) -> str:
+def settings_text(top: Path, server: EmbeddedServer, backups: str = "backups") -> str:
     volumes = "".join(f"[volumes.{name}]\npath = {_quoted(top / 'volumes' / name)}\n" for name in VOLUMES)
     return f"""\
 stack = "aquastream"
 [repository]
-path = {_quoted(top / "backups")}
+path = {_quoted(top / backups)}
 minimum_free = "1%"
 [encryption]
 mode = "off"

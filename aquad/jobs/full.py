@@ -12,22 +12,25 @@ from aquad import __version__
 from aquad.core.clock import to_text
 from aquad.core.errors import AquadError, RepositoryRefused, SourceFailed
 from aquad.jobs.run import Work
-from aquad.observe.reports import backup_report
+from aquad.observe.space import needed, shortage
 from aquad.repository import layout
-from aquad.repository.manifest import ComponentRecord, FileRecord, JournalAnchor, Manifest
-from aquad.repository.reader import BackupReader
+from aquad.repository.manifest import ComponentRecord, JournalAnchor, Manifest
+from aquad.repository.reader import BackupReader, Directory
+from aquad.stream.artifact import Taken
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
+    from pathlib import Path
 
     from aquad.repository.catalog import Catalog
     from aquad.repository.draft import Draft
     from aquad.repository.repository import Repository
     from aquad.stream.artifact import Reader, RunContext, Source
 
-GROWTH = 6, 5
-"""A backup may be a fifth larger than the last one before the space for it is in doubt."""
+
+NOTHING = Taken("files", {})
+"""What was taken of a component that failed."""
 
 
 class Space(NamedTuple):
@@ -35,15 +38,32 @@ class Space(NamedTuple):
 
     minimum_free_percent: float = 0.0
     minimum_free_bytes: int = 0
+    live: Mapping[str, Path] = {}
+    """Where the live data of the sources lies: a disk that they share with the repository must not fill up."""
+
+    def reserve(self, root: Path) -> int:
+        """What has to stay free, in bytes."""
+        disk = os.statvfs(root)
+        return max(self.minimum_free_bytes, int(disk.f_blocks * disk.f_frsize * self.minimum_free_percent / 100))
 
 
-def take_full(repository: Repository, sources: Sequence[Source[Any]], run: RunContext, *, space: Space) -> Work:
-    """Take, seal, read back. With a failed component the good ones are sealed, and the run has failed all the same."""
-    catalog = repository.catalog()
+def take_full(
+    repository: Repository,
+    sources: Sequence[Source[Any]],
+    run: RunContext,
+    *,
+    space: Space,
+    kind: Literal["full", "incremental"] = "full",
+) -> Work:
+    """Take, read back, seal. With a failed component the good ones are sealed, and the run has failed all the same.
+
+    `kind`: a backup of some components only, between two full ones, is an incremental.
+    """
+    catalog = repository.good_catalog()
     repository.encryption.prove()
     _check_space(repository, catalog, [source.component for source in sources], space)
     started_at = run.clock.now()
-    draft = repository.begin("full")
+    draft = repository.begin(kind)
     try:
         run = replace(run, timestamp=draft.timestamp)
         errors: list[AquadError] = []
@@ -57,8 +77,9 @@ def take_full(repository: Repository, sources: Sequence[Source[Any]], run: RunCo
         if not good:
             repository.abandon(draft)
             codes = {error.exit_code for error in errors}
-            return Work("failed", "; ".join(failed), outcomes, codes.pop() if len(codes) == 1 else 1)
-        sealed = repository.seal(draft, _manifest(repository, draft, components, run, started_at))
+            code = codes.pop() if len(codes) == 1 else 1
+            return Work("failed", "; ".join(failed), outcomes, code, retryable=_may_help(errors))
+        sealed = repository.seal(draft, manifest_of(repository, draft, components, run, started_at))
     except (AquadError, OSError):
         # Kept from the recovery of the next run, because this one knows how it ended. What a signal or a bug leaves stays for it.
         if not repository.layout.manifest(draft.id).exists() and not (draft.path / "names.json").exists():
@@ -70,9 +91,14 @@ def take_full(repository: Repository, sources: Sequence[Source[Any]], run: RunCo
     repository.journal.append("verified", backup=sealed.id, level="bytes", outcome="success", run=run.run_id)
     details = {"backup": sealed.id, **outcomes}
     if failed:
-        return Work("failed", "; ".join(failed), details)
+        return Work("failed", "; ".join(failed), details, retryable=_may_help(errors))
     warnings = [f"{c.name}: {warning}" for c in components for warning in c.warnings]
     return Work("warning" if warnings else "success", "; ".join(warnings), details)
+
+
+def _may_help(errors: Sequence[AquadError]) -> bool:
+    """Whether trying again may bring what is missing."""
+    return any(error.retryable for error in errors)
 
 
 def accepted(repository: Repository) -> set[str]:
@@ -98,7 +124,8 @@ def _take(
     sink = draft.sink(source.component)
     last_bytes = sum(artifact.plain_bytes for artifact in previous.artifacts) if previous else None
     run.progress.stage(source.component, last_bytes)  # about as much as last time
-    outcome: Literal["success", "warning", "failed"] = "success"
+    started = run.clock.monotonic()
+    reason, taken = "", NOTHING
     try:
         taken = source.take(sink, previous, run)
         if not sink.records:
@@ -107,58 +134,47 @@ def _take(
         error = failure if isinstance(failure, AquadError) else SourceFailed(f"take {source.component}: {failure}")
         sink.discard()
         errors.append(error)
-        return ComponentRecord(
-            name=source.component,
-            outcome="failed",
-            reason=str(error),
-            consistency=None,
-            facts={},
-            warnings=[],
-            notes=[],
-            artifacts=[],
-        )
+        reason, taken = str(error), NOTHING
     finally:
         sink.close()
     warnings = list(taken.warnings)
     if taken.damage and previous is not None:
         _mark_damaged(repository, previous.origin, source.component, taken.damage, run)
         warnings.append(f"backup {previous.origin} is damaged: {'; '.join(taken.damage[:3])}")
-    if warnings:
-        outcome = "warning"
     return ComponentRecord(
         name=source.component,
-        outcome=outcome,
-        reason="",
-        consistency=taken.consistency,
+        outcome="failed" if reason else "warning" if warnings else "success",
+        reason=reason,
+        consistency=None if reason else taken.consistency,
         facts=taken.facts,
         warnings=warnings,
         notes=list(taken.notes),
-        artifacts=sink.records,
+        milliseconds=int((run.clock.monotonic() - started) * 1000),
+        artifacts=[] if reason else sink.records,
     )
 
 
-def _manifest(
+def manifest_of(
     repository: Repository, draft: Draft, components: Sequence[ComponentRecord], run: RunContext, started_at: datetime
 ) -> Manifest:
     outcomes = {component.outcome for component in components}
     sequence = repository.next_sequence()
     # Both are given away before there is a manifest, for its line comes after it, and may be lost.
     anchor = repository.journal.append("backup_taken", run=run.run_id, backup=draft.id, sequence=sequence)
-    unsealed = Manifest(
+    return Manifest(
         format=layout.FORMAT,
         id=draft.id,
         sequence=sequence,
-        kind="full",
+        kind=draft.kind,
         repository_id=repository.marker.id,
         stack=repository.marker.stack,
         host=socket.gethostname(),
         started_at=to_text(started_at),
         finished_at=to_text(run.clock.now()),
-        slot=None,
+        slot=to_text(run.slot) if run.slot else None,
         outcome="partial" if "failed" in outcomes else "warning" if "warning" in outcomes else "success",
         needs=[],
         components=list(components),
-        report=FileRecord(path=layout.report_path(draft.timestamp), stored_bytes=0, stored_sha256=""),
         software={
             "aquad": __version__,
             "python": platform.python_version(),
@@ -166,14 +182,12 @@ def _manifest(
         },
         journal=JournalAnchor(lines=anchor.lines, hash=anchor.hash),
     )
-    report = draft.write_file(unsealed.report.path, backup_report(unsealed.model_dump(mode="json")).encode())
-    return unsealed.model_copy(update={"report": report})
 
 
 def _previous(repository: Repository, catalog: Catalog, component: str) -> Reader | None:
     newest = catalog.latest(component)
     record = newest.component(component) if newest else None
-    return BackupReader(repository.root, newest, record, repository.gpg) if newest and record else None
+    return BackupReader(Directory(repository.root), newest, record, repository.gpg) if newest and record else None
 
 
 def _mark_damaged(repository: Repository, backup: str, component: str, damage: Sequence[str], run: RunContext) -> None:
@@ -185,22 +199,31 @@ def _mark_damaged(repository: Repository, backup: str, component: str, damage: S
 
 
 def _check_space(repository: Repository, catalog: Catalog, components: Sequence[str], space: Space) -> None:
-    """Refuse before the first byte when the last sizes and a fifth do not fit above the reserve."""
-    expected = 0
-    for name in components:
-        newest = catalog.latest(name)
-        record = newest.component(name) if newest else None
-        expected += sum(artifact.stored_bytes for artifact in record.artifacts) if record else 0
-    expected = expected * GROWTH[0] // GROWTH[1]
+    """Refuse before the first byte when what the last ones took does not fit above what has to stay free."""
+    histories = [_sizes(catalog, name) for name in components]
     disk = os.statvfs(repository.root)
-    free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-    reserve = max(space.minimum_free_bytes, int(size * space.minimum_free_percent / 100))
-    if free - expected < reserve:
+    size, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+    device = repository.root.stat().st_dev
+    neighbours = [name for name, path in space.live.items() if path.exists() and path.stat().st_dev == device]
+    short = shortage(
+        size=size,
+        free=free,
+        expected=sum(map(needed, histories)),
+        reserve=space.reserve(repository.root),
+        last=sum(history[-1] for history in histories if history),
+        shares_device_with=", ".join(neighbours[:3]) or None,
+    )
+    if short:
         raise RepositoryRefused(
-            f"start backup in {repository.root}: {free} bytes are free, about {expected} are needed and {reserve} must stay free",
+            f"start backup in {repository.root}: {short}",
             "Free space, or lower repository.minimum_free; nothing was removed to make room.",
         )
     if disk.f_files and disk.f_favail < 100:
         raise RepositoryRefused(
             f"start backup in {repository.root}: {disk.f_favail} inodes are free", "Remove files you do not need."
         )
+
+
+def _sizes(catalog: Catalog, component: str) -> list[int]:
+    """Stored bytes of a component, the oldest first."""
+    return [record.stored_bytes for backup in reversed(catalog.backups) if (record := backup.component(component))]

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from aquad.core.clock import from_text
+from aquad.core.clock import from_text, to_text
 from aquad.jobs.discard import kept_databases
 from aquad.jobs.keys import is_confirmed
 from aquad.jobs.restore import unfinished
 from aquad.observe.overview import ComponentView, Overview
+from aquad.repository.history import History
+from aquad.repository.lock import holder
+from aquad.repository.retention import FOR_EVER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from aquad.repository.catalog import Catalog
+    from aquad.repository.history import Hold
     from aquad.repository.repository import Repository
 
 
@@ -26,15 +30,21 @@ def overview(
     objectives: Mapping[str, int],
     grace_seconds: int,
     now: datetime,
+    coming: Sequence[tuple[str, datetime]] = (),
 ) -> Overview:
     """`objectives`: seconds that a component's newest good backup may be old; `grace_seconds` is for the run itself."""
     catalog = repository.catalog()
     entries = list(repository.journal.entries())
+    history = History.of(entries)
+    good = catalog.without(history.damaged)
     disk = os.statvfs(repository.root)
-    views = [_component(name, catalog, entries, objectives.get(name), grace_seconds, now) for name in components]
+    views = [_component(name, good, entries, objectives.get(name), grace_seconds, now) for name in components]
     runs = [entry for entry in entries if entry["event"] == "run_ended"]
     last = f"{runs[-1]['job']} {runs[-1]['outcome']} at {runs[-1]['at']}" if runs else "never"
     warnings = [f"{u.id}: {u.reason}" for u in catalog.unreadable]
+    warnings += [
+        f"{backup.id} is damaged, and never counted" for backup in catalog.backups if backup.id in history.damaged
+    ]
     if repository.marker.encryption.mode == "off":
         warnings.append("encryption is off: whoever reads the repository reads the data")
     elif not is_confirmed(entries, repository.marker.encryption):
@@ -53,8 +63,19 @@ def overview(
         unfinished_restore=_unfinished(entries),
         drafts=sorted(path.name for path in repository.layout.drafts.iterdir()),
         last_run=last,
+        daemon=holder(repository.layout.daemon_lock),
+        running=holder(repository.layout.lock),
+        held=_held(history.holding(now)),
+        coming=coming,
         warnings=warnings,
     )
+
+
+def _held(hold: Hold | None) -> str:
+    if hold is None:
+        return ""
+    until = "until somebody releases it" if hold.until == FOR_EVER else f"until {to_text(hold.until)}"
+    return f"{hold.reason} ({until}, by {hold.by})"
 
 
 def _unfinished(entries: Sequence[Mapping[str, Any]]) -> str:

@@ -9,15 +9,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aquad.core.errors import AquadError, InvalidUse, NoSuchBackup, RestoreFailed
+from aquad.core.errors import AquadError, RestoreFailed
 from aquad.core.escape import escaped
 from aquad.jobs.run import Work
-from aquad.repository.reader import BackupReader, FileReader, check_file
+from aquad.jobs.shelf import Shelf
+from aquad.repository.history import History
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from aquad.repository.manifest import Manifest
     from aquad.repository.repository import Repository
     from aquad.stream.artifact import Facts, Reader, RunContext, Source, Step
 
@@ -50,54 +50,8 @@ class Plan(NamedTuple):
 def open_backup(
     repository: Repository, component: str, text: str, *, trusted: bool, advance: Callable[[int], None] = lambda _: None
 ) -> Reader:
-    """Return what an ID, `latest`, an id's prefix or a FILE means, after every byte of it was compared with its manifest.
-
-    Raises NoSuchBackup, Damaged, and InvalidUse for a FILE of no manifest for which nobody vouched.
-    """
-    if "/" in text or os.path.isfile(text):
-        return _open_file(repository, component, Path(text), trusted=trusted, advance=advance)
-    backup = repository.catalog().find(text, component)
-    return _open_sealed(repository, backup, component, advance)
-
-
-def _open_sealed(repository: Repository, backup: Manifest, component: str, advance: Callable[[int], None]) -> Reader:
-    record = backup.component(component)
-    if record is None:
-        have = ", ".join(c.name for c in backup.components if c.good)
-        raise NoSuchBackup(
-            f"open {component} of {backup.id}: it is not in this backup, which has {have}",
-            f"`aquad list --component {component}` shows others.",
-        )
-    for artifact in record.artifacts:
-        check_file(repository.root, artifact, read=True, advance=advance)
-        if artifact.index is not None:
-            check_file(repository.root, artifact.index, read=True)
-    reader = BackupReader(repository.root, backup, record, repository.gpg)
-    reader.prove()
-    return reader
-
-
-def _open_file(
-    repository: Repository, component: str, path: Path, *, trusted: bool, advance: Callable[[int], None]
-) -> Reader:
-    absolute = path.resolve()
-    if absolute.is_relative_to(repository.root.resolve()):
-        name = str(absolute.relative_to(repository.root.resolve()))
-        for backup in repository.catalog().backups:
-            owner = next((c for c in backup.components for a in c.artifacts if a.path == name), None)
-            if owner is not None:
-                if owner.name != component:
-                    raise InvalidUse(
-                        f"restore {component} from {escaped(name)}: that file is {owner.name} of {backup.id}"
-                    )
-                return _open_sealed(repository, backup, component, advance)
-    reader = FileReader(path, repository.gpg)
-    if not trusted:
-        raise InvalidUse(
-            f"restore {component} from {escaped(str(path))}: no manifest of this repository names that file, so nothing proves what is in it",
-            "Say --trusted if you know where it comes from.",
-        )
-    return reader
+    """Of a shelf that is asked once."""
+    return Shelf(repository, trusted=trusted).open(component, text, advance)
 
 
 def plan(repository: Repository, orders: Sequence[Order]) -> list[Plan]:
@@ -122,9 +76,13 @@ def restore(
     """`confirm` is shown the plan and raises ConfirmationNeeded unless somebody agrees.
 
     The components come one after the other; the first that fails ends it, the error says which were done, and `unfinished`
-    what is left.
+    what is left. One that overwrites holds the schedule until it has come to its end: nothing half-restored is backed up.
     """
-    confirm(plan(repository, orders))
+    plans = plan(repository, orders)
+    confirm(plans)
+    half = _half_restored(repository) | {one.component for one in plans if one.overwrites}
+    if half:
+        _hold(repository, half, run)
     repository.journal.append(
         "restore_started", run=run.run_id, orders=[[order.component, order.reader.origin] for order in orders]
     )
@@ -149,8 +107,26 @@ def restore(
             kept=facts.get("kept") or [],
         )
         done[order.component] = facts
+    if half and half <= done.keys():
+        repository.journal.append("released", cause="restore")
+    elif half & done.keys():
+        _hold(repository, half - done.keys(), run)
     skipped = [f"{component}: {line}" for component, facts in done.items() for line in facts.get("skipped", [])]
     return Work("warning" if skipped else "success", "; ".join(skipped), {"restored": sorted(done), "facts": done})
+
+
+def _hold(repository: Repository, components: set[str], run: RunContext) -> None:
+    names = ", ".join(sorted(components))
+    reason = f"the restore of {names} did not come to its end: try it again, or say `aquad release`"
+    repository.journal.append(
+        "held", until=None, reason=reason, cause="restore", run=run.run_id, components=sorted(components)
+    )
+
+
+def _half_restored(repository: Repository) -> set[str]:
+    """What earlier restores left half-way, and nobody has brought back since."""
+    hold = History.of(repository.journal.entries()).holds.get("restore")
+    return set(hold.components) if hold else set()
 
 
 class Unfinished(NamedTuple):

@@ -7,21 +7,25 @@ that catches everything.
 from __future__ import annotations
 
 import secrets
+import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from aquad.core.errors import AquadError, Terminated
+from aquad.core.clock import to_text
+from aquad.core.errors import AquadError, DeadlinePassed, Terminated
 from aquad.core.escape import escaped
 from aquad.repository import layout
+from aquad.repository.history import History
 from aquad.stream.artifact import Progress, RunContext, Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from datetime import tzinfo
+    from collections.abc import Callable, Iterator
+    from datetime import datetime, tzinfo
 
     from aquad.core.clock import Clock
     from aquad.repository.repository import Repository
 
-Outcome = Literal["success", "warning", "failed", "aborted"]
+Outcome = Literal["success", "warning", "failed", "aborted", "skipped"]
 REASON_CHARACTERS = 2000
 FORMER_RUNS = 50
 
@@ -34,6 +38,8 @@ class Work(NamedTuple):
     details: dict[str, Any] = {}  # noqa: RUF012 - a NamedTuple's default, never changed
     failure_code: int = 1
     """The exit code of a failure: that of its one cause, where there is but one and nothing came of the run."""
+    retryable: bool = False
+    """Whether trying again may help."""
 
     @property
     def exit_code(self) -> int:
@@ -46,6 +52,13 @@ class Limits(NamedTuple):
     wait_seconds: float = 0.0
 
 
+class Turn(NamedTuple):
+    """For which slot of the schedule a run is, and how often it was tried; a run by hand has none."""
+
+    slot: datetime
+    attempt: int
+
+
 def run_job(
     repository: Repository,
     job: str,
@@ -55,10 +68,12 @@ def run_job(
     zone: tzinfo,
     limits: Limits,
     progress: Progress | None = None,
+    turn: Turn | None = None,
 ) -> Work:
     """Run `work` under the lock and record exactly one outcome. What the work raised is raised again, after that.
 
-    Raises LockHeld before anything is recorded: a run that never began has no outcome.
+    Raises LockHeld before anything is recorded: a run that never began has no outcome. Raises DeadlinePassed in the main
+    thread, out of whatever is done there, where the door made SIGALRM do so.
     """
     run_id = secrets.token_hex(4)
     with repository.writing(run_id=run_id, command=job, wait_seconds=limits.wait_seconds) as lock_fd:
@@ -67,27 +82,61 @@ def run_job(
             run_id=run_id,
             timestamp=layout.timestamp(clock.now(), zone),
             clock=clock,
+            slot=turn.slot if turn else None,
             deadline=None if limits.deadline_seconds is None else started + limits.deadline_seconds,
             stall_seconds=limits.stall_seconds,
             progress=progress or Silent(),
             former_runs=_former_runs(repository),
             keep_fds=(lock_fd,),
         )
-        record = _Record(repository, context, job, started)
-        try:
+        record = _Record(repository, context, job, started, turn)
+        if turn is not None and (why := _held(repository, clock)):
+            record.ended("skipped", why)
+            return Work("success", why)
+        return _recorded(record, context, job, work, limits)
+
+
+def _recorded(
+    record: _Record, context: RunContext, job: str, work: Callable[[RunContext], Work], limits: Limits
+) -> Work:
+    try:
+        with _deadline(limits.deadline_seconds):
             result = work(context)
-        except AquadError as error:
-            record.ended("failed", str(error))
-            raise
-        except (KeyboardInterrupt, Terminated) as error:
-            context.cancel.set()
-            record.ended("aborted", f"ended by {'Ctrl-C' if isinstance(error, KeyboardInterrupt) else 'a signal'}")
-            raise
-        except BaseException as error:
-            record.ended("failed", f"{type(error).__name__}: {error}")
-            raise
-        record.ended(result.outcome, result.reason, result.details)
-        return result
+    except AquadError as error:
+        record.ended("failed", str(error), retryable=error.retryable)
+        raise
+    except DeadlinePassed:
+        context.cancel.set()
+        record.ended("failed", f"not done after {limits.deadline_seconds:g} s, the deadline of {job}")
+        raise
+    except (KeyboardInterrupt, Terminated) as error:
+        context.cancel.set()
+        record.ended("aborted", f"ended by {'Ctrl-C' if isinstance(error, KeyboardInterrupt) else 'a signal'}")
+        raise
+    except BaseException as error:
+        record.ended("failed", f"{type(error).__name__}: {error}")
+        raise
+    record.ended(result.outcome, result.reason, result.details, retryable=result.retryable)
+    return result
+
+
+def _held(repository: Repository, clock: Clock) -> str:
+    """Why a run of the schedule must not begin: it may have waited for a restore that failed."""
+    hold = History.of(repository.journal.entries()).holding(clock.now())
+    return f"the schedule is held: {hold.reason}" if hold else ""
+
+
+@contextmanager
+def _deadline(seconds: float | None) -> Iterator[None]:
+    """An alarm of the kernel: nothing that a run waits for can outlast it, and the time of a suspended machine is not counted."""
+    if seconds is None or signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _former_runs(repository: Repository) -> tuple[str, ...]:
@@ -98,21 +147,24 @@ def _former_runs(repository: Repository) -> tuple[str, ...]:
 class _Record:
     """The run's two lines in the journal."""
 
-    def __init__(self, repository: Repository, run: RunContext, job: str, started: float) -> None:
+    def __init__(self, repository: Repository, run: RunContext, job: str, started: float, turn: Turn | None) -> None:
         self._journal = repository.journal
         self._run = run
-        self._job = job
         self._started = started
-        self._journal.append("run_started", run=run.run_id, job=job, slot=None)
+        self._about: dict[str, Any] = {"run": run.run_id, "job": job, "slot": None}
+        if turn is not None:
+            self._about |= {"slot": to_text(turn.slot), "attempt": turn.attempt}
+        self._journal.append("run_started", **self._about)
 
-    def ended(self, outcome: Outcome, reason: str, details: dict[str, Any] | None = None) -> None:
+    def ended(
+        self, outcome: Outcome, reason: str, details: dict[str, Any] | None = None, *, retryable: bool = False
+    ) -> None:
         self._journal.append(
             "run_ended",
-            run=self._run.run_id,
-            job=self._job,
-            slot=None,
+            **self._about,
             outcome=outcome,
             reason=escaped(reason)[:REASON_CHARACTERS],
             milliseconds=int((self._run.clock.monotonic() - self._started) * 1000),
+            **({"retryable": True} if retryable else {}),
             **(details or {}),
         )

@@ -11,6 +11,7 @@ What is encrypted to a key that is not here is verified as far as its bytes, and
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 import struct
 import threading
@@ -21,7 +22,7 @@ import xxhash
 
 from aquad.core.errors import Damaged, InvalidUse, RepositoryWriteFailed, WrongKey
 from aquad.core.escape import escaped
-from aquad.repository.reader import BackupReader, check_file
+from aquad.repository.reader import BackupReader, Directory, check_file
 from aquad.stream.gzip import inflate
 from aquad.stream.tarball.reuse import padding
 
@@ -53,6 +54,8 @@ def verify(repository: Repository, backups: Sequence[Manifest], level: Level, pr
     verdicts = []
     with repository.reading():
         for backup in backups:
+            if not os.path.lexists(repository.layout.manifest(backup.id)):
+                continue  # it went to the trash since it was chosen
             problems, unchecked = _look(repository, backup, level, progress)
             reached: Level = "bytes" if unchecked and not problems else level
             try:
@@ -111,7 +114,7 @@ def _content_problems(repository: Repository, backup: Manifest, progress: Progre
     """Problems, and what no key here opens."""
     problems, unchecked = [], []
     for component in backup.components:
-        reader = BackupReader(repository.root, backup, component, repository.gpg)
+        reader = BackupReader(Directory(repository.root), backup, component, repository.gpg)
         for artifact, record in zip(reader.artifacts, component.artifacts, strict=True):
             try:
                 _check_content(artifact, record, reader, progress)

@@ -47,6 +47,13 @@ class Overview:
     """What the newest restore of everything left undone; empty when nothing."""
     drafts: Sequence[str]
     last_run: str
+    daemon: str
+    """Who keeps the schedule; empty when no daemon does."""
+    running: str
+    """Which run has the lock; empty when none has."""
+    held: str
+    """Why the schedule is held, and until when; empty when it is not."""
+    coming: Sequence[tuple[str, datetime]]
     warnings: Sequence[str]
 
     @property

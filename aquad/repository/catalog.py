@@ -8,7 +8,7 @@ from aquad.core.errors import NoSuchBackup
 from aquad.core.escape import escaped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from aquad.repository.manifest import Manifest
 
@@ -28,6 +28,9 @@ class Catalog(NamedTuple):
     @classmethod
     def of(cls, manifests: Iterable[Manifest], unreadable: Iterable[Unreadable]) -> Catalog:
         return cls(sorted(manifests, key=lambda m: m.sequence, reverse=True), tuple(unreadable))
+
+    def without(self, ids: Collection[str]) -> Catalog:
+        return self._replace(backups=[backup for backup in self.backups if backup.id not in ids])
 
     def latest(self, component: str | None = None) -> Manifest | None:
         """The newest backup, or the newest in which `component` is good."""

@@ -191,6 +191,7 @@ class Draft:
         self.id = backup_id
         self.encryption = encryption
         self.timestamp = layout.timestamp_of(backup_id)
+        self.kind = layout.kind_of(backup_id)
         self.path = where.drafts / backup_id
         files.make_directory(self.path)
         self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

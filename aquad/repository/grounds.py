@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from typing import TYPE_CHECKING
 
-from aquad.core.errors import RepositoryRefused
+from aquad.core.errors import RepositoryRefused, RepositoryWriteFailed
 from aquad.core.escape import escaped
 from aquad.repository import layout
 from aquad.repository import marker as markers
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aquad.repository.marker import Marker
+
+RESERVE_BYTES = 256 << 10
+PLENTY_BYTES = 4 * RESERVE_BYTES
+"""So much has to be free before some of it is laid by."""
 
 
 def recognised(root: Path, stack: str) -> Marker:
@@ -73,7 +79,40 @@ def prepare(root: Path) -> None:
         )
     if stat.S_IMODE(root.stat().st_mode) & 0o077:
         root.chmod(0o700)
+    complete(root)
+    files.sync_directory(root)
+
+
+def complete(root: Path) -> None:
+    """Make the directories that are missing: also those that an older aquad did not make."""
     for name in layout.DIRECTORIES:
         if not (root / name).is_dir():
             files.make_directory(root / name)
-    files.sync_directory(root)
+
+
+def keep_reserve(root: Path) -> None:
+    """Lay by a little space while there is plenty, so that something can be removed when there is none.
+
+    Removing needs some: for the lock, the journal, and the names in the trash (faults B2).
+    """
+    path = layout.Layout(root).reserve
+    if path.exists() or _free_bytes(root) < PLENTY_BYTES:
+        return
+    try:
+        files.replace(path, bytes(RESERVE_BYTES))
+    except RepositoryWriteFailed as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+
+
+def spend_reserve(root: Path) -> None:
+    """Give it back when next to nothing is free; the next run lays by another, once there is space."""
+    path = layout.Layout(root).reserve
+    if _free_bytes(root) < RESERVE_BYTES and path.exists():
+        files.remove(path)
+        files.sync_directory(path.parent)
+
+
+def _free_bytes(root: Path) -> int:
+    disk = os.statvfs(root)
+    return disk.f_bavail * disk.f_frsize

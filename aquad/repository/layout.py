@@ -6,7 +6,7 @@ No I/O here. Times in names are in the schedule's zone; order is by `sequence`, 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from datetime import datetime, tzinfo
@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 MARKER = "aquad-repository.json"
 FORMAT = 1
-DIRECTORIES = ("manifests", "drafts", "aside", "trash", "state")
-ID = re.compile(r"(?P<timestamp>\d{8}_\d{6})_(?P<kind>[a-z]+)")
+DIRECTORIES = ("manifests", "weekly", "drafts", "aside", "trash", "state")
+Kind = Literal["full", "incremental", "weekly"]
+SHARED = ("manifests", "weekly")
+"""Directories in which several backups have something."""
+ID = re.compile(r"(?P<timestamp>\d{8}_\d{6})_(?P<kind>full|incremental|weekly)")
 
 
 class Layout(NamedTuple):
@@ -50,6 +53,18 @@ class Layout(NamedTuple):
         return self.root / "state" / "lock"
 
     @property
+    def daemon_lock(self) -> Path:
+        return self.root / "state" / "daemon.lock"
+
+    @property
+    def reserve(self) -> Path:
+        return self.root / "state" / "reserve"
+
+    @property
+    def unfinished_report(self) -> Path:
+        return self.root / "state" / "report.new"
+
+    @property
     def readers_lock(self) -> Path:
         return self.root / "state" / "readers.lock"
 
@@ -63,10 +78,26 @@ def timestamp(moment: datetime, zone: tzinfo) -> str:
 
 def timestamp_of(backup_id: str) -> str:
     """Raises ValueError when it is not an id."""
+    return _parsed(backup_id)["timestamp"]
+
+
+def kind_of(backup_id: str) -> Kind:
+    """Raises ValueError when it is not an id."""
+    kind = _parsed(backup_id)["kind"]
+    return "full" if kind == "full" else "incremental" if kind == "incremental" else "weekly"
+
+
+def _parsed(backup_id: str) -> re.Match[str]:
     match = ID.fullmatch(backup_id)
     if match is None:
         raise ValueError(f"{backup_id!r} is not the id of a backup")
-    return match["timestamp"]
+    return match
+
+
+def top(path: str) -> str:
+    """`volumes_x/kafka.tar.gz` -> `volumes_x`; `manifests/x.index/y` -> `manifests/x.index`: what is renamed as a whole."""
+    first, _, rest = path.partition("/")
+    return f"{first}/{rest.partition('/')[0]}" if first in SHARED else first
 
 
 def index_path(backup_id: str, component: str) -> str:

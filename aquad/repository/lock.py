@@ -53,6 +53,21 @@ def shared(path: Path, *, wait_seconds: float = 0.0) -> Iterator[int | None]:
         os.close(fd)
 
 
+def holder(path: Path) -> str:
+    """Who holds it alone right now; empty when nobody does, or nobody can tell."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # harmless because a lock that cannot be opened is held by nobody that we could name
+        return ""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(fd)
+    finally:
+        os.close(fd)
+    return ""
+
+
 def _lock(fd: int, path: Path, kind: int, wait_seconds: float) -> None:
     give_up_at = time.monotonic() + wait_seconds
     while True:
@@ -72,6 +87,7 @@ def _lock(fd: int, path: Path, kind: int, wait_seconds: float) -> None:
 def _holder(fd: int) -> str:
     try:
         who = json.loads(os.pread(fd, 4096, 0))
-        return f"{who['command']} (run {who['run']}, process {who['pid']}) since {who['since']}"
+        run = f"run {who['run']}, " if "run" in who else ""
+        return f"{who['command']} ({run}process {who['pid']}) since {who['since']}"
     except (ValueError, KeyError, TypeError):
         return "another process that has not said who it is"

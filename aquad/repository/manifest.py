@@ -74,7 +74,17 @@ class ComponentRecord(_Record):
     facts: dict[str, Any]
     warnings: list[str]
     notes: list[str]
+    milliseconds: int
+    """What it took to take it."""
     artifacts: list[ArtifactRecord]
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(artifact.stored_bytes for artifact in self.artifacts)
+
+    @property
+    def plain_bytes(self) -> int:
+        return sum(artifact.plain_bytes for artifact in self.artifacts)
 
     @property
     def good(self) -> bool:
@@ -100,7 +110,6 @@ class Manifest(_Record):
     outcome: Literal["success", "warning", "partial"]
     needs: list[str]
     components: list[ComponentRecord]
-    report: FileRecord
     software: dict[str, str]
     journal: JournalAnchor
     manifest_sha256: str = ""
@@ -111,12 +120,12 @@ class Manifest(_Record):
 
     @property
     def plain_bytes(self) -> int:
-        return sum(artifact.plain_bytes for component in self.components for artifact in component.artifacts)
+        return sum(component.plain_bytes for component in self.components)
 
     def files(self) -> list[FileRecord]:
         """Every file this backup consists of, but the manifest itself."""
         artifacts = [artifact for component in self.components for artifact in component.artifacts]
-        return [*artifacts, *(a.index for a in artifacts if a.index is not None), self.report]
+        return [*artifacts, *(a.index for a in artifacts if a.index is not None)]
 
     def component(self, name: str) -> ComponentRecord | None:
         """The good component of that name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aquad.core.errors import Damaged
 
@@ -53,6 +53,42 @@ def forget(path: Path, offset: int = 0, length: int = 0) -> None:
         os.close(fd)
 
 
+class Stored(Protocol):
+    """A stored file as it was sealed, wherever its bytes lie."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    def chunks(self, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Yield a stretch; to the end without `length`. Raises Damaged when it ends before that."""
+        ...
+
+    def descriptor(self) -> int | None:
+        """Open it, to copy from; None where it is no file of its own. Raises Damaged."""
+        ...
+
+
+class OnDisk(NamedTuple):
+    """A file of its own."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def chunks(self, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        return file_chunks(self.path, offset, length)
+
+    def descriptor(self) -> int | None:
+        try:
+            return os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise Damaged(f"read {self.path}: {os.strerror(error.errno or 0)}", "Use another backup.") from error
+
+
 class Plain(Protocol):
     """What is in a stored file."""
 
@@ -74,28 +110,25 @@ class Plain(Protocol):
         ...
 
 
-def plain(path: Path, gpg: Gpg | None, parts: Sequence[tuple[int, int]] = ()) -> Plain:
+def plain(stored: Stored, gpg: Gpg | None, parts: Sequence[tuple[int, int]] = ()) -> Plain:
     """`gpg`: what opens it; None when it is not encrypted."""
-    return ClearFile(path) if gpg is None else EncryptedFile(path, gpg, parts)
+    return ClearFile(stored) if gpg is None else EncryptedFile(stored, gpg, parts)
 
 
 class ClearFile:
     forwards_only = False
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, stored: Stored) -> None:
+        self._stored = stored
 
     def descriptor(self) -> int | None:
-        try:
-            return os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as error:
-            raise Damaged(f"read {self._path}: {os.strerror(error.errno or 0)}", "Use another backup.") from error
+        return self._stored.descriptor()
 
     def prove(self) -> None:
         pass
 
     def read(self, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-        return file_chunks(self._path, offset, length)
+        return self._stored.chunks(offset, length)
 
 
 class EncryptedFile:
@@ -106,8 +139,8 @@ class EncryptedFile:
     again. One reader at a time.
     """
 
-    def __init__(self, path: Path, gpg: Gpg, parts: Sequence[tuple[int, int]] = ()) -> None:
-        self._path = path
+    def __init__(self, stored: Stored, gpg: Gpg, parts: Sequence[tuple[int, int]] = ()) -> None:
+        self._stored = stored
         self._gpg = gpg
         self._memory: bytes | None = None
         self._proved = False
@@ -163,7 +196,7 @@ class EncryptedFile:
         self._stream, self._rest, self._position = iter(()), b"", -1
 
     def _decrypted(self) -> Iterator[bytes]:
-        return self._gpg.decrypted(lambda: file_chunks(self._path), self._path.name)
+        return self._gpg.decrypted(self._stored.chunks, self._stored.name)
 
     def _forwards(self, offset: int, length: int | None) -> Iterator[bytes]:
         if not 0 <= self._position <= offset:
@@ -185,7 +218,7 @@ class EncryptedFile:
                 left = None if left is None else left - (end - start)
                 yield chunk[start:end]
                 if mine is not self._stream:
-                    raise Damaged(f"read {self._path}: two readers at once", "This is a bug: please report it.")
+                    raise Damaged(f"read {self._stored.name}: two readers at once", "This is a bug: please report it.")
         if left:
             raise self._short(left)
 
@@ -201,6 +234,6 @@ class EncryptedFile:
 
     def _short(self, left: int) -> Damaged:
         return Damaged(
-            f"read {self._path}: {left} bytes are missing at the end of its stream",
+            f"read {self._stored.name}: {left} bytes are missing at the end of its stream",
             "Use another backup, or a copy kept elsewhere.",
         )

@@ -7,13 +7,13 @@ import hashlib
 import os
 import stat
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
 from aquad.core.errors import Damaged, NoSuchBackup
 from aquad.core.escape import escaped
-from aquad.repository.plain import Plain, file_chunks, forget, plain
+from aquad.repository.plain import OnDisk, Plain, Stored, file_chunks, forget, plain
 from aquad.stream.artifact import Facts, StoredArtifact, StoredPart
 from aquad.stream.gpg.envelope import HEAD_BYTES, is_encrypted
 from aquad.stream.gzip import inflate
@@ -53,24 +53,48 @@ _LINE = msgspec.json.Decoder(dict[str, str | int | list[int | list[int]] | dict[
 """What a line may hold: nothing that is deeper than what can be printed."""
 
 
+class Place(Protocol):
+    """Where the files of a backup lie: in a directory, or in an archive."""
+
+    def file(self, path: str) -> Stored: ...
+
+    def check(self, file: FileRecord, advance: Callable[[int], None] = lambda _: None) -> None:
+        """Compare every byte of it with what was sealed. Raises Damaged."""
+        ...
+
+
+class Directory(NamedTuple):
+    """The repository on the disk."""
+
+    root: Path
+
+    def file(self, path: str) -> Stored:
+        return OnDisk(self.root / path)
+
+    def check(self, file: FileRecord, advance: Callable[[int], None] = lambda _: None) -> None:
+        check_file(self.root, file, read=True, advance=advance)
+
+
 class BackupReader:
     """One good component of one sealed backup. Its files are read whole and compared before this is handed out."""
 
     sealed = True
 
-    def __init__(self, root: Path, backup: Manifest, component: ComponentRecord, gpg: Gpg) -> None:
-        self._root = root
+    def __init__(
+        self, place: Place, backup: Manifest, component: ComponentRecord, gpg: Gpg, origin: str | None = None
+    ) -> None:
+        self._place = place
         self._component = component
-        self.origin = backup.id
+        self.origin = origin or backup.id
         self._files: dict[str, Plain] = {}
         self._indexes: dict[str, Plain] = {}
         for record in component.artifacts:
             parts = [(part.offset, part.length) for part in record.parts]
             is_clear = record.encryption.mode == "off"
             name = record.path if is_clear else record.path.removesuffix(".gpg")
-            self._files[name] = plain(root / record.path, None if is_clear else gpg, parts)
+            self._files[name] = plain(place.file(record.path), None if is_clear else gpg, parts)
             if record.index is not None:
-                self._indexes[name] = plain(root / record.index.path, None if is_clear else gpg)
+                self._indexes[name] = plain(place.file(record.index.path), None if is_clear else gpg)
 
     def prove(self) -> None:
         """Have gpg open what is encrypted. Raises WrongKey and Damaged."""
@@ -101,7 +125,7 @@ class BackupReader:
     def descriptor(self, path: str) -> int | None:
         index = self._component.artifacts[list(self._files).index(path)].index
         if index is not None:  # or its rot would say what is to be copied
-            check_file(self._root, index, read=True)
+            self._place.check(index)
         return self._files[path].descriptor()
 
     def forwards_only(self, path: str) -> bool:
@@ -128,7 +152,7 @@ class FileReader:
                 f"open {escaped(str(path)[:200])}: {error.strerror}, and no backup has that id",
                 "`aquad list` shows what there is.",
             ) from error
-        self._file = plain(path, gpg if encrypted else None)
+        self._file = plain(OnDisk(path), gpg if encrypted else None)
         self._file.prove()
         gzip = b"".join(islice(self._file.read(), 1))[:2] == b"\x1f\x8b"
         self.origin = str(path)

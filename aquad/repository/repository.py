@@ -22,7 +22,9 @@ from aquad.repository.catalog import Catalog, Unreadable
 from aquad.repository.draft import AsideArtifact, Draft
 from aquad.repository.encryption import Encryption, choose
 from aquad.repository.hashed import HashedFile
+from aquad.repository.history import History
 from aquad.repository.marker import Marker
+from aquad.repository.trash import NAMES, Trash, drop, sync_parents
 from aquad.storage import files
 from aquad.storage.journal import Journal
 from aquad.stream.gpg.gpg import Gpg
@@ -36,22 +38,28 @@ if TYPE_CHECKING:
     from aquad.repository.manifest import Manifest
     from aquad.stream.gpg.gpg import Mode
 
-NAMES = "names.json"
-
 
 class Repository:
     """Made by `open`: then the directory was seen to be ours."""
 
     def __init__(
-        self, root: Path, marker: Marker, clock: Clock, zone: tzinfo, gpg: Gpg | None, wanted_encryption: str = ""
+        self,
+        root: Path,
+        marker: Marker,
+        clock: Clock,
+        zone: tzinfo,
+        gpg: Gpg | None,
+        wanted_encryption: str = "",
+        by: str = "",
     ) -> None:
         self.root = root
         self.marker = marker
         self.layout = layout.Layout(root)
-        self.journal = Journal(self.layout.journal, clock)
+        self.journal = Journal(self.layout.journal, clock, by)
         self.gpg = gpg or Gpg(Keys())
         self.encryption = Encryption.of(marker, self.gpg, wanted_encryption)
         self.clock = clock
+        self.trash = Trash(self.layout)
         self._zone = zone
 
     @classmethod
@@ -64,17 +72,26 @@ class Repository:
         zone: tzinfo,
         gpg: Gpg | None = None,
         wanted_encryption: str = "",
+        by: str = "",
     ) -> Repository:
-        """`wanted_encryption`: of the settings; empty when they leave it to the marker.
+        """`wanted_encryption`: of the settings; empty when they leave it to the marker. `by`: who, for the journal.
 
         Raises RepositoryRefused: missing, not mounted, open to others, foreign, of another stack, or of a newer format.
         """
         marker = grounds.recognised(root, stack)
-        return cls(root, marker, clock, zone, gpg, wanted_encryption)
+        return cls(root, marker, clock, zone, gpg, wanted_encryption, by)
 
     @classmethod
     def create(
-        cls, root: Path, *, stack: str, encryption: Mode, clock: Clock, zone: tzinfo, gpg: Gpg | None = None
+        cls,
+        root: Path,
+        *,
+        stack: str,
+        encryption: Mode,
+        clock: Clock,
+        zone: tzinfo,
+        gpg: Gpg | None = None,
+        by: str = "",
     ) -> Repository:
         """Make a new repository in a missing or empty directory; going on after a death half-way. The marker comes last.
 
@@ -98,7 +115,7 @@ class Repository:
             probe=probe,
         )
         markers.write(where.marker, marker)
-        repository = cls(root, marker, clock, zone, gpg)
+        repository = cls(root, marker, clock, zone, gpg, by=by)
         repository.journal.append("repository_created", repository=marker.id, encryption=record.model_dump())
         return repository
 
@@ -119,9 +136,21 @@ class Repository:
             yield fd
 
     @contextmanager
-    def reading(self) -> Iterator[int | None]:
-        with lock.shared(self.layout.readers_lock) as fd:
+    def reading(self, wait_seconds: float = 60.0) -> Iterator[int | None]:
+        """Nothing is removed meanwhile. Raises LockHeld when somebody removes for longer than that."""
+        with lock.shared(self.layout.readers_lock, wait_seconds=wait_seconds) as fd:
             yield fd
+
+    def spend_reserve(self) -> None:
+        """Before something is removed from a disk that is full."""
+        grounds.spend_reserve(self.root)
+
+    @contextmanager
+    def removing(self, wait_seconds: float) -> Iterator[None]:
+        """Wait for all readers, and keep others out. The caller holds the lock for writing."""
+        holder = {"command": "prune", "pid": str(os.getpid()), "since": to_text(self.clock.now())}
+        with lock.exclusive(self.layout.readers_lock, holder=holder, wait_seconds=wait_seconds):
+            yield
 
     def catalog(self) -> Catalog:
         """Read every manifest. Needs no lock, also works on a read-only mount."""
@@ -130,10 +159,16 @@ class Repository:
             try:
                 sealed = self._read(path)
             except (Damaged, RepositoryRefused, OSError) as error:
+                if not os.path.lexists(path):
+                    continue  # it went to the trash since the directory was read
                 bad.append(Unreadable(path.stem, str(error)))
             else:
                 good.append(sealed)
         return Catalog.of(good, bad)
+
+    def good_catalog(self) -> Catalog:
+        """Without the backups of which the journal says that they are damaged."""
+        return self.catalog().without(History.of(self.journal.entries()).damaged)
 
     def begin(self, kind: str) -> Draft:
         """Start a draft under a name that nothing has or ever had: if this second is taken, the next free one."""
@@ -173,8 +208,7 @@ class Repository:
                     f"seal {draft.id}: {name} exists already", "Somebody put it there meanwhile: move it away."
                 )
             files.rename(draft.path / name, self.root / name)
-        files.sync_directory(self.root)
-        files.sync_directory(self.layout.manifests)
+        sync_parents(self.root, promised)
         draft_manifest = draft.path / "manifest.json"
         draft.write_file(draft_manifest.name, rendered)
         files.rename(draft_manifest, self.layout.manifest(draft.id))
@@ -213,6 +247,9 @@ class Repository:
         marker = files.unfinished(self.layout.marker)
         if os.path.lexists(marker):  # left by a change of the encryption
             files.remove(marker)
+        grounds.complete(self.root)
+        grounds.keep_reserve(self.root)
+        self.trash.finish(self._owned)
         dead = recovery.interrupted(self.journal.entries())
         left = [
             recovery.Left(path.name, _promised(path)) for path in sorted(self.layout.drafts.iterdir()) if _is_free(path)
@@ -220,21 +257,23 @@ class Repository:
         if not dead and not left:
             return []
         sealed = [path.stem for path in self.layout.manifests.glob("*.json")]
-        owned = [_top(file.path) for backup in self.catalog().backups for file in backup.files()]
-        present = [*os.listdir(self.root), *(f"manifests/{name}" for name in os.listdir(self.layout.manifests))]
-        decisions = recovery.decide(left, sealed, owned, present)
+        below = [f"{top}/{name}" for top in layout.SHARED for name in os.listdir(self.root / top)]
+        present = [*os.listdir(self.root), *below]
+        decisions = recovery.decide(left, sealed, self._owned(), present)
         for rescue in decisions:
             self._carry_out(rescue)
         for run in dead:
             self.journal.append(
                 "run_ended",
-                run=run["run"],
-                job=run.get("job"),
-                slot=run.get("slot"),
+                **{key: run[key] for key in ("run", "job", "slot", "attempt") if key in run},
                 outcome="interrupted",
                 reason="the process died",
             )
         return decisions
+
+    def _owned(self) -> list[str]:
+        """The top-level names that belong to living backups."""
+        return [layout.top(file.path) for backup in self.catalog().backups for file in backup.files()]
 
     def _carry_out(self, rescue: recovery.Rescue) -> None:
         draft = self.layout.drafts / rescue.id
@@ -247,18 +286,14 @@ class Repository:
             files.sync_directory(self.layout.trash)
         for name in rescue.move:
             files.rename(self.root / name, _free_name(bin_ / name.rpartition("/")[2]))
-        files.sync_directory(self.root)
-        files.sync_directory(self.layout.manifests)
+        sync_parents(self.root, rescue.move)
         files.rename(draft, _free_name(bin_ / "draft"))
         files.sync_directory(bin_)
         files.sync_directory(self.layout.drafts)
         self.journal.append("draft_to_trash", draft=rescue.id, moved=list(rescue.move), reason=rescue.reason)
 
     def _drop(self, top: Path) -> None:
-        for directory, _, names in os.walk(top, topdown=False):
-            for name in names:
-                files.remove(top / directory / name)
-            files.remove_directory(top / directory)
+        drop(top)
         files.sync_directory(top.parent)
 
     def _read(self, path: Path) -> Manifest:
@@ -273,16 +308,12 @@ class Repository:
         return sealed
 
 
-def _top(path: str) -> str:
-    """`volumes_x/kafka.tar.gz` -> `volumes_x`; `manifests/x.index/y` -> `manifests/x.index`: what is renamed as a whole."""
-    first, _, rest = path.partition("/")
-    return f"{first}/{rest.partition('/')[0]}" if first == "manifests" else first
-
-
 def _top_names(draft: Draft) -> list[str]:
-    names = [name for name in os.listdir(draft.path) if name not in {"manifests", NAMES}]
-    below = draft.path / "manifests"
-    return sorted([*names, *(f"manifests/{name}" for name in (os.listdir(below) if below.is_dir() else []))])
+    names = [name for name in os.listdir(draft.path) if name not in {*layout.SHARED, NAMES}]
+    below = [
+        f"{top}/{name}" for top in layout.SHARED if (draft.path / top).is_dir() for name in os.listdir(draft.path / top)
+    ]
+    return sorted([*names, *below])
 
 
 def _promised(draft: Path) -> list[str]:

@@ -57,11 +57,9 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     settings = None
     try:
         settings = Settings.model_validate(content)
-        settings.zone(environ)
+        mistakes += _in_zone(settings, environ, str(found or "defaults"))
     except ValidationError as error:
         mistakes += [_mistake(one, origins, found) for one in error.errors(include_url=False)]
-    except ValueError as error:
-        mistakes.append(f"environment TZ: {escaped(environ.get('TZ', ''))!r}; allowed is {error}")
     if mistakes or settings is None:
         count = len(mistakes)
         raise SettingsInvalid(
@@ -69,6 +67,18 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
             "Nothing was touched. `aquad config generate` prints every key with its meaning.",
         )
     return Loaded(settings, origins)
+
+
+def _in_zone(settings: Settings, environ: Mapping[str, str], where: str) -> list[str]:
+    try:
+        zone = settings.zone(environ)
+    except ValueError as error:
+        return [f"environment TZ: {escaped(environ.get('TZ', ''))!r}; allowed is {error}"]
+    try:
+        settings.rules(zone)
+    except ValueError as error:
+        return [f"{where}: {error}"]
+    return []
 
 
 def _read(path: Path) -> tuple[dict[str, Any], str]:

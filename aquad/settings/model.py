@@ -11,6 +11,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from aquad.jobs.schedule import Rule
+from aquad.jobs.slots import ORDER
 from aquad.settings.units import (
     AbsolutePath,
     Cron,
@@ -22,6 +24,7 @@ from aquad.settings.units import (
     Reserve,
     SecretFile,
     Share,
+    Size,
 )
 
 DAY = timedelta(days=1)
@@ -75,13 +78,32 @@ class Schedule(Section):
     weekly: Cron = Field("0 1 * * 0", description="the weekly archive")
     cleanup: Cron = Field("0 3 1 * *", description="retention")
     verify: Cron = Field("30 4 * * *", description="stored bytes are read again")
+    catch_up: Duration = Field(DAY, description="a run missed while the daemon was down is made up once, if younger")
 
 
 class Limits(Section):
     deadline: dict[str, Duration] = Field(
-        {"full": timedelta(hours=4), "postgres": timedelta(hours=1)}, description="a run that takes longer is ended"
+        {
+            "full": timedelta(hours=4),
+            "postgres": timedelta(hours=1),
+            "weekly": timedelta(hours=8),
+            "cleanup": timedelta(hours=1),
+            "verify": timedelta(hours=12),
+        },
+        description="a run that takes longer is ended",
     )
     stall: Duration = Field(timedelta(seconds=60), description="no byte from a peer for so long: given up")
+    retries: int = Field(2, ge=0, le=10, description="so often a failed run of the schedule is tried again")
+    retry_delay: Duration = Field(timedelta(minutes=5), description="after so long")
+    stop: Duration = Field(
+        timedelta(seconds=8),
+        description="SIGTERM ends the daemon within this time; less than Docker's patience of 10 s",
+    )
+
+
+class LogRetention(Section):
+    age: Duration = 90 * DAY
+    size: Size = 1_000_000_000
 
 
 class Retention(Section):
@@ -92,6 +114,9 @@ class Retention(Section):
         3, ge=1, le=1000, description="never fewer good backups than this, whatever their age"
     )
     trash: Duration = Field(7 * DAY, description="how long removed backups can still be had back")
+    logs: LogRetention = Field(
+        LogRetention(), description="reports and the journal's old files: until one of both is passed"
+    )
 
 
 class Postgres(Section):
@@ -195,10 +220,22 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Settings:
-        taken = {"postgres", "configs", "all"} & set(self.volumes)
+        taken = {"postgres", "configs", "all", "archive"} & set(self.volumes)
         if taken:
             raise ValueError(f"a volume cannot be named {min(taken)}: that is a component of its own")
         return self
+
+    def rules(self, zone: tzinfo) -> dict[str, Rule]:
+        """The jobs that are not switched off. Raises ValueError, and names the job, when a rule never fires in this zone."""
+        rules = {}
+        for job in ORDER:
+            expression = getattr(self.schedule, job)
+            if expression != "off":
+                try:
+                    rules[job] = Rule(expression, zone)
+                except ValueError as error:
+                    raise ValueError(f"schedule.{job}: {expression!r} in {zone}; allowed is {error}") from error
+        return rules
 
     def zone(self, environ: Mapping[str, str] = os.environ) -> tzinfo:
         """time_zone, else TZ, else UTC. Raises ValueError when TZ names no zone."""

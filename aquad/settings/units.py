@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from pydantic import BeforeValidator, Field, PlainSerializer
+
+from aquad.jobs.schedule import Rule
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 SIZES = {
@@ -64,7 +66,10 @@ def _cron(value: object) -> str:
         _cron_field(field, *limits) for field, limits in zip(fields, CRON_RANGES, strict=True)
     ):
         raise ValueError("five fields (minute hour day month weekday) in numbers, such as 0 2 * * *, or off")
-    return " ".join(fields)
+    expression = " ".join(fields)
+    # A check only, so any zone does; the daemon reads the rule in that of the schedule.
+    Rule(expression, UTC)
+    return expression
 
 
 def _cron_field(field: str, low: int, high: int) -> bool:
@@ -115,8 +120,23 @@ def _fingerprint(value: object) -> str:
     return text
 
 
+def _size(value: object) -> int:
+    if type(value) is int:
+        return value
+    match = re.fullmatch(r"(\d{1,12})\s?([kKMGT]i?B|B)", value) if isinstance(value, str) else None
+    if match is None or match[2] not in SIZES:
+        raise ValueError("a size such as 1GB or 512MiB")
+    return int(match[1]) * SIZES[match[2]]
+
+
+def _size_text(value: int) -> str:
+    unit = next((unit for unit in ("TB", "GB", "MB") if value and value % SIZES[unit] == 0), "B")
+    return f"{value // SIZES[unit]}{unit}"
+
+
 Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(duration_text)]
 Share = Annotated[Reserve, BeforeValidator(_reserve), PlainSerializer(lambda reserve: reserve.text)]
+Size = Annotated[int, BeforeValidator(_size), PlainSerializer(_size_text)]
 Cron = Annotated[str, BeforeValidator(_cron)]
 AbsolutePath = Annotated[Path, BeforeValidator(_path), PlainSerializer(str)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_optional_path), PlainSerializer(lambda path: str(path or ""))]

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from aquad.core.clock import Clock
@@ -182,6 +183,8 @@ class RunContext:
     timestamp: str
     """The `20240802_020000` that the artifacts of this backup carry in their names (of a restore: of its start)."""
     clock: Clock
+    slot: datetime | None = None
+    """For which moment of the schedule it is; None by hand."""
     deadline: float | None = None
     """A value of clock.monotonic()."""
     stall_seconds: float = 60.0

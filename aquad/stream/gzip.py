@@ -9,7 +9,7 @@ from isal import igzip_lib, isal_zlib
 from aquad.core.errors import Damaged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 LEVEL = 1
 WINDOW = 31
@@ -35,17 +35,19 @@ class Deflate:
         return stored
 
 
-def inflate(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+def inflate(chunks: Iterable[bytes], name: str, begins: Callable[[int], None] = lambda _: None) -> Iterator[bytes]:
     """Yield the plain bytes of concatenated gzip members, a bounded piece at a time.
 
-    Raises Damaged when a member is corrupt, cut off, or followed by something else.
+    `begins` is told where each member begins, when all that lies before it was taken. Raises Damaged when a member is
+    corrupt, cut off, or followed by something else.
     """
-    state = None
+    state, passed = None, 0
     try:
         for chunk in chunks:
             view, position, step = memoryview(chunk), 0, FED_BYTES
             while position < len(chunk):
                 if state is None:
+                    begins(passed + position)
                     state, step = isal_zlib.decompressobj(WINDOW), FED_BYTES
                 fed = view[position : position + step]
                 plain = state.decompress(fed, INFLATED_BYTES)
@@ -55,6 +57,7 @@ def inflate(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
                     state = None
                 if plain:
                     yield plain
+            passed += len(chunk)
         while state is not None and not state.eof:
             plain = state.decompress(b"", INFLATED_BYTES)
             if not plain:

@@ -25,6 +25,7 @@ from aquad.core import filesystem
 from aquad.core.errors import AquadError, Damaged, LockHeld, NoSuchBackup
 from aquad.jobs.discard import discard
 from aquad.repository import layout
+from aquad.repository.history import History
 from aquad.repository.repository import Repository
 from aquad.stream.gpg import gpg as gpg_module
 from aquad.stream.tarball import content, pack, reuse
@@ -119,7 +120,7 @@ class Machine(World):
     @rule(broken=st.sampled_from(["none", "none", "none", "words", "data", "both"]))
     def back_up(self, broken):
         """Of what is good."""
-        previous = self.memory.latest("data")
+        previous = self.memory.latest("data", self.known_to_be_damaged())
         rotten = self.memory.damaged(previous, "data") if previous else set()
         outcome, sealed = self.attempt("full", None, lambda: self.full(broken))
         failed = {"none": [], "both": ["words", "data"]}.get(broken, [broken])
@@ -132,10 +133,14 @@ class Machine(World):
             archive, index = previous.own["data"]
             assert outcome == "warning" or not (archive not in self.memory.disk or index in rotten)
 
+    def known_to_be_damaged(self):
+        """By the journal: nothing is copied from those."""
+        return History.of(self.repository.journal.entries()).damaged
+
     @rule(which=st.sampled_from([0, 0, 0, 1]), place=picks)
     def back_up_after_rot(self, which, place):
         """What rots in an archive, or in its index, does not come into the next."""
-        newest = self.memory.latest("data")
+        newest = self.memory.latest("data", self.known_to_be_damaged())
         if newest and newest.own["data"][which] in self.memory.disk:
             self.flip(newest.own["data"][which], place)
         self.back_up("none")

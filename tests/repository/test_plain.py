@@ -64,7 +64,7 @@ def encrypted(tmp_path, gpg):
 
 def test_any_stretch_in_any_order(encrypted, gpg, forwards):
     parts = [(0, 100), (100, 2000), (2100, 200_000), (202_100, 2900), (205_000, 95_000)]
-    file = plain.EncryptedFile(encrypted, gpg, parts)
+    file = plain.EncryptedFile(plain.OnDisk(encrypted), gpg, parts)
     rng = random.Random(1)
     for offset, length in [*parts, *((rng.randrange(299_000), rng.randrange(1000)) for _ in range(10)), (0, None)]:
         end = None if length is None else offset + length
@@ -77,7 +77,7 @@ def test_any_stretch_in_any_order(encrypted, gpg, forwards):
 def test_small_parts_are_kept_as_they_pass(encrypted, gpg, monkeypatch):
     monkeypatch.setattr(plain, "IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(plain, "KEPT_BYTES", 3000)
-    file = plain.EncryptedFile(encrypted, gpg, [(0, 100), (100, 2000), (2100, 200_000), (202_100, 2900)])
+    file = plain.EncryptedFile(plain.OnDisk(encrypted), gpg, [(0, 100), (100, 2000), (2100, 200_000), (202_100, 2900)])
     assert b"".join(file.read(2100, 200_000)) == CONTENT[2100:202_100]
     assert b"".join(file.read(100, 2000)) == CONTENT[100:2100]
     assert b"".join(file.read(202_100, 2900)) == CONTENT[202_100:205_000]
@@ -87,12 +87,12 @@ def test_small_parts_are_kept_as_they_pass(encrypted, gpg, monkeypatch):
 
 def test_a_clear_file_that_ends_too_early(tmp_path):
     (tmp_path / "x").write_bytes(CONTENT)
-    file = plain.ClearFile(tmp_path / "x")
+    file = plain.ClearFile(plain.OnDisk(tmp_path / "x"))
     assert b"".join(file.read(10, 299_990)) == CONTENT[10:]
     with pytest.raises(Damaged, match="1 bytes are missing"):
         b"".join(file.read(10, 299_991))
     with pytest.raises(Damaged, match="No such file"):
-        b"".join(plain.ClearFile(tmp_path / "y").read())
+        b"".join(plain.ClearFile(plain.OnDisk(tmp_path / "y")).read())
 
 
 def test_nothing_is_handed_out_of_a_file_that_gpg_does_not_vouch_for(encrypted, gpg, forwards):
@@ -101,13 +101,13 @@ def test_nothing_is_handed_out_of_a_file_that_gpg_does_not_vouch_for(encrypted, 
     encrypted.write_bytes(stored)
     came = []
     with pytest.raises(Damaged):
-        came.extend(plain.EncryptedFile(encrypted, gpg).read(0, 100))
+        came.extend(plain.EncryptedFile(plain.OnDisk(encrypted), gpg).read(0, 100))
     assert came == []
 
 
 def test_two_readers_at_once_are_refused(encrypted, gpg, monkeypatch):
     monkeypatch.setattr(plain, "IN_MEMORY_BYTES", 0)
-    file = plain.EncryptedFile(encrypted, gpg)
+    file = plain.EncryptedFile(plain.OnDisk(encrypted), gpg)
     first = file.read(0, 300_000)
     next(first)
     assert b"".join(file.read(5, 10)) == CONTENT[5:15]

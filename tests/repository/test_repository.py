@@ -47,11 +47,11 @@ class TestSealing:
         found = sorted(str(p.relative_to(repository.root)) for p in repository.root.rglob("*") if p.is_file())
         assert found == [
             "aquad-repository.json",
-            "backup_report_20240802_020000.txt",
             "manifests/20240802_020000_full.index/words.jsonl.gz",
             "manifests/20240802_020000_full.json",
             "state/audit.jsonl",
             "state/lock",
+            "state/reserve",
             "volumes_20240802_020000/words.tar.gz",
             "words_20240802_020000.txt.gz",
         ]

@@ -116,6 +116,17 @@ BAD = [
     ('[schedule]\nfull = "*/0 * * * *"', "five fields"),
     ('[schedule]\nfull = "5-3 * * * *"', "five fields"),
     ('[schedule]\nfull = "٣ * * * *"', "five fields"),
+    ('[schedule]\nfull = "0 0 2 * * *"', "five fields"),
+    (
+        '[schedule]\nfull = "0 2 30 2 *"',
+        ":2: schedule.full: '0 2 30 2 *'; allowed is a day of the month that its months",
+    ),
+    ('[schedule]\nfull = "0 2 31 4,6,9,11 *"', "a day of the month that its months have"),
+    ('[schedule]\nfull = "0 2 0 * *"', "five fields"),
+    ('[schedule]\nfull = "* * * * *"', "5 minutes or more from one firing to the next"),
+    ('[schedule]\nfull = "*/4 2 * * *"', "5 minutes or more from one firing to the next"),
+    ('[schedule]\nfull = "*/90 * * * *"', "minute 0-59"),
+    ('[schedule]\nverify = "0,58 * * * *"', ":2: schedule.verify"),
     ('[limits]\nstall = "0s"', "90s"),
     ('[limits]\nstall = "-5s"', "90s"),
     ('[limits]\nstall = "5 minutes"', "90s"),
@@ -151,6 +162,11 @@ BAD = [
     (b"\xef\xbb\xbfstack = 'x'", "not TOML"),
     ("#" + "x" * (1 << 20), "1 MiB"),
 ]
+
+
+@pytest.mark.parametrize("rule", ["*/5 * * * *", "0 2 29 2 */7", "0 2 30 2 1", "0,58 2 * * 0,7", "  0  2 * * *", "off"])
+def test_H8_rare_and_dense_rules_are_kept_as_they_stand(tmp_path, rule):
+    assert loaded(tmp_path, f'[schedule]\nfull = "{rule}"').settings.schedule.full == " ".join(rule.split())
 
 
 @pytest.mark.parametrize(("text", "part"), BAD, ids=range(len(BAD)))

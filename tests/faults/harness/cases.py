@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from aquad.stream.gpg.keys import Keys
 from tests.faults.harness.child import run_struck
 from tests.faults.harness.laws import Laws
+from tests.faults.harness.removing import GONE, IN_TRASH, LISTED, RemovalLaws, Removing
 from tests.faults.harness.seam import Fault, Kill
 from tests.faults.harness.stacks import (
     WORDS,
@@ -72,6 +73,14 @@ def verifying(memory, disk):
     return Case(stack.verify, top, Laws(stack, top))
 
 
+def archiving(memory, disk):
+    """A weekly archive of a dump and a small volume."""
+    fill(memory / "live", b"of a volume")
+    stack = Stack(WORDS, volume(memory / "live"))
+    top = stack.make(memory / "pristine")
+    return Case(stack.archive, top, Laws(stack, top, adds=1))
+
+
 def restoring_volume(memory, disk):
     stack = RestoringVolume()
     top = stack.make(memory / "pristine")
@@ -117,6 +126,34 @@ def founding(memory, disk):
     return Case(stack.found, top, Laws(stack, top))
 
 
+def pruning(memory, disk):
+    """Two go to the trash, one out of it, and a report goes."""
+    stack = Removing(memory)
+    top = stack.make(memory / "pristine")
+    after = {**dict.fromkeys(stack.old, IN_TRASH), stack.trashed: GONE}
+    return Case(stack.prune, top, RemovalLaws(stack, top, stack.prune, after))
+
+
+def taking_back(memory, disk):
+    stack = Removing(memory)
+    top = stack.make(memory / "pristine")
+    return Case(stack.take_back, top, RemovalLaws(stack, top, stack.take_back, {stack.trashed: LISTED}))
+
+
+def emptying(memory, disk):
+    stack = Removing(memory)
+    top = stack.make(memory / "pristine")
+    return Case(stack.empty, top, RemovalLaws(stack, top, stack.empty, {stack.trashed: GONE}))
+
+
+def recovering_from_pruning(memory, at):
+    """From a pruning that was killed at a call; None when it has fewer calls."""
+    whole = pruning(memory, memory)
+    if not run_struck(whole.action, whole.pristine / "backups", Kill(at)).killed:
+        return None
+    return Case(whole.laws.stack.recover, whole.pristine, whole.laws.of_recovery())
+
+
 def recovering(memory, at):
     """From a full run that was killed at a call; None when it has fewer calls."""
     whole = full(memory, memory)
@@ -140,10 +177,14 @@ ALL = (
     copying,
     encrypted,
     verifying,
+    archiving,
     restoring_volume,
     restoring_elsewhere,
     restoring_configs,
     discarding,
     changing_encryption,
     founding,
+    pruning,
+    taking_back,
+    emptying,
 )

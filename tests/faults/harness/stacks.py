@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 from aquad.jobs.discard import discard
 from aquad.jobs.restore import Order, open_backup, restore
-from aquad.jobs.run import run_job
+from aquad.jobs.run import Work, run_job
 from aquad.jobs.verify import verify
+from aquad.jobs.weekly import archive
 from aquad.repository.layout import MARKER
 from aquad.repository.repository import Repository
 from aquad.sources.configs.source import Configs, ConfigsTarget
@@ -57,6 +58,16 @@ class Stack:
 
     def back_up(self, root):
         return back_up(self.open(root), *self._sources).outcome
+
+    def archive(self, root):
+        """A weekly archive of the newest backup."""
+        repository = self.open(root)
+
+        def job(run):
+            archive(repository, repository.catalog().find("latest"), run)
+            return Work("success")
+
+        return run_job(repository, "weekly", job, clock=FakeClock(LATER), zone=UTC, limits=LIMITS).outcome
 
     def verify(self, root):
         repository = self.open(root)
