@@ -56,6 +56,19 @@ class TestBeginning:
             "root" if os.geteuid() == 0 else live.lines("run_ended")[1]["by"].split()[0],
         ]
 
+    def test_I2_all_else_by_hand_beside_it(self, live):
+        live.ok("init")
+        with live.daemon() as process:
+            live.wait_for_line("slot_ended")
+            live.ok("list")
+            live.ok("verify", "all")
+            live.ok("restore", "configs", "latest", "--to", live.top / "look")
+            live.ok("restore", "volume", "nginx_logs", "latest", "--yes")
+            live.ok("prune", "--yes")
+            live.ok("audit", "verify")
+            assert process.poll() is None
+        assert "error" not in live.log()
+
     def test_a_daemon_that_begins_in_the_middle_of_a_run_waits_for_it(self, live):
         live.ok("init")
         with live.stuck_dump():
@@ -232,6 +245,21 @@ class TestAccidents:
             assert process.wait(20) == 1
         assert "has stood still" in live.log()
         assert "in _tick" in live.log()  # where it stood
+
+    def test_H9_stopped_for_a_while_it_goes_on(self, live):
+        """As a machine that is suspended: the watchdog counts its own looks, of which there are none meanwhile."""
+        live.ok("init")
+        script = "import aquad.daemon.watchdog as watchdog\nwatchdog.Watchdog.__init__.__defaults__ = (0.3,)\n"
+        with live.daemon(script=script + "import aquad.daemon.loop as loop\nloop.LOOK_SECONDS = 0.5\n") as process:
+            live.wait_for_line("slot_ended")
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(4)
+            process.send_signal(signal.SIGCONT)
+            time.sleep(1)
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(3) == 0
+        assert len(live.lines("run_started")) == 1
 
     def test_B11_the_repository_goes_and_comes_back(self, live):
         live.ok("init")
