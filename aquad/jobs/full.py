@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -19,7 +20,7 @@ from aquad.repository.reader import BackupReader, Directory
 from aquad.stream.artifact import Taken
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -63,8 +64,7 @@ def take_full(
     repository.encryption.prove()
     _check_space(repository, catalog, [source.component for source in sources], space)
     started_at = run.clock.now()
-    draft = repository.begin(kind)
-    try:
+    with drafting(repository, kind) as draft:
         run = replace(run, timestamp=draft.timestamp)
         errors: list[AquadError] = []
         components = [
@@ -80,13 +80,6 @@ def take_full(
             code = codes.pop() if len(codes) == 1 else 1
             return Work("failed", "; ".join(failed), outcomes, code, retryable=_may_help(errors))
         sealed = repository.seal(draft, manifest_of(repository, draft, components, run, started_at))
-    except (AquadError, OSError):
-        # Kept from the recovery of the next run, because this one knows how it ended. What a signal or a bug leaves stays for it.
-        if not repository.layout.manifest(draft.id).exists() and not (draft.path / "names.json").exists():
-            repository.abandon(draft)
-        raise
-    finally:
-        draft.close()
     # Each file was read back from the disk and compared before it was sealed.
     repository.journal.append("verified", backup=sealed.id, level="bytes", outcome="success", run=run.run_id)
     details = {"backup": sealed.id, **outcomes}
@@ -94,6 +87,22 @@ def take_full(
         return Work("failed", "; ".join(failed), details, retryable=_may_help(errors))
     warnings = [f"{c.name}: {warning}" for c in components for warning in c.warnings]
     return Work("warning" if warnings else "success", "; ".join(warnings), details)
+
+
+@contextmanager
+def drafting(repository: Repository, kind: layout.Kind) -> Iterator[Draft]:
+    """A draft that is sealed in the block. An error removes it, because its run knows how it ended; what a signal or a bug
+    leaves, and what was about to be sealed, stays for recovery.
+    """
+    draft = repository.begin(kind)
+    try:
+        yield draft
+    except (AquadError, OSError):
+        if not repository.layout.manifest(draft.id).exists() and not (draft.path / "names.json").exists():
+            repository.abandon(draft)
+        raise
+    finally:
+        draft.close()
 
 
 def _may_help(errors: Sequence[AquadError]) -> bool:

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from aquad.core.clock import from_text
-from aquad.core.errors import AquadError, Damaged, RepositoryRefused, SourceFailed
-from aquad.jobs.full import manifest_of
+from aquad.core.errors import Damaged, RepositoryRefused, SourceFailed
+from aquad.jobs.full import drafting, manifest_of
 from aquad.repository import layout, manifest
 from aquad.repository.enclosed import COMPONENT
 from aquad.repository.hashed import HashedFile
@@ -40,8 +40,7 @@ def archive(repository: Repository, backup: Manifest, run: RunContext, *, reserv
     """
     _check_space(repository, backup, reserve_bytes)
     started_at, started = run.clock.now(), run.clock.monotonic()
-    draft = repository.begin("weekly")
-    try:
+    with drafting(repository, "weekly") as draft:
         path = free_path(repository.root, backup.id)
         run.progress.stage(COMPONENT, backup.stored_bytes)
         file = HashedFile(draft.path, path)
@@ -58,13 +57,6 @@ def archive(repository: Repository, backup: Manifest, run: RunContext, *, reserv
         milliseconds = int((run.clock.monotonic() - started) * 1000)
         unsealed = manifest_of(repository, draft, [_component(backup, record, milliseconds)], run, started_at)
         sealed = repository.seal(draft, unsealed.model_copy(update={"outcome": backup.outcome}))
-    except (AquadError, OSError):
-        # As in a full run: this one knows how it ended, and leaves nothing for recovery.
-        if not repository.layout.manifest(draft.id).exists() and not (draft.path / "names.json").exists():
-            repository.abandon(draft)
-        raise
-    finally:
-        draft.close()
     # The file was read back from the disk and compared before it was sealed.
     repository.journal.append("verified", backup=sealed.id, level="bytes", outcome="success", run=run.run_id)
     return sealed
