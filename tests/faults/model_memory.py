@@ -30,6 +30,10 @@ class Sealed(NamedTuple):
         return f"manifests/{self.id}.json"
 
 
+UNFINISHED_MARKER = ".aquad-repository.json.new"
+"""A change of the encryption that died leaves it; the next run removes it."""
+
+
 class Memory:
     def __init__(self, root):
         self.root = root
@@ -80,7 +84,7 @@ class Memory:
     def learn(self, *, may_change=(), tidy=False):
         """Look at what a job did: explain every file that came, went or changed. Return what was sealed, as its manifest says."""
         found = self.found()
-        for path in self.disk.keys() - found.keys():
+        for path in self.disk.keys() - found.keys() - {UNFINISHED_MARKER}:
             assert is_below(path, may_change) or self._is_in_trash(path, found), f"{path} is gone"
         for path in self.disk.keys() & found.keys():
             assert is_below(path, may_change) or found[path] == self.disk[path], f"{path} is another"

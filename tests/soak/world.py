@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from aquad.core.clock import from_text, to_text
+from aquad.core.errors import RepositoryWriteFailed
 from aquad.core.process import Supervised
 from aquad.daemon.keeper import Keeper
 from aquad.demo import playground
@@ -67,9 +69,6 @@ class World:
         self.rotten = set()
         self.memory = []
         self.clock = Ahead(begin - datetime.now(UTC))
-        self.up = []
-        """From when to when a daemon was there."""
-        self.held = []
         self._disk()
         playground.make_checkout(top / "checkout")
         (top / "volume").mkdir()
@@ -92,6 +91,11 @@ class World:
     def backups(self):
         return self.top / "disk" / "backups"
 
+    @property
+    def ballast(self):
+        """What fills the disk, for one slot or two."""
+        return self.top / "disk" / "ballast"
+
     def wiring(self):
         wiring = Wiring.load(self.settings, "daemon")
         wiring.clock = self.clock
@@ -110,7 +114,6 @@ class World:
     def begin_daemon(self):
         wiring = self.wiring()
         self.keeper = Keeper(wiring, wiring.repository(), self._start, self.log)
-        self.up.append([self.clock.now(), None])
 
     def live_until(self, end):
         while self.clock.now() < end:
@@ -148,8 +151,15 @@ class World:
         return entries, catalog, history
 
     def _tick(self):
+        """As the daemon's loop does it: what cannot be written now is tried again, when somebody has made room."""
         self.memory.append(_resident_bytes())
-        return self.keeper.tick()
+        while True:
+            try:
+                return self.keeper.tick()
+            except RepositoryWriteFailed:
+                self.happened["journal not written"] += 1
+                self._pass(self.dice.uniform(0.02, 2))
+                self.ballast.unlink(missing_ok=True)
 
     def _start(self, turn):
         slot = ["--slot", to_text(turn.slot.at), "--attempt", str(turn.attempt)]
@@ -183,9 +193,10 @@ class World:
                 running.child.close()
             self.keeper.close()
         else:
-            self.keeper.stopped("SIGTERM")
+            with suppress(RepositoryWriteFailed):  # the loop does the same, and says so in its log
+                self.keeper.stopped("SIGTERM")
+            self.keeper.close()
         self.keeper = None
-        self.up[-1][1] = self.clock.now()
 
     def _something_happens(self):
         if self._chance("stop the daemon"):
@@ -193,20 +204,17 @@ class World:
             self._pass(self.dice.choice([0.01, 0.2, 2, 30, 90]))
             self.begin_daemon()
         if self._chance("hold"):
-            hours = self.dice.randrange(1, 13)
-            self.aquad("hold", "--for", f"{hours}h", "soak")
-            self.held.append([self.clock.now(), self.clock.now() + timedelta(hours=hours)])
+            self.aquad("hold", "--for", f"{self.dice.randrange(1, 13)}h", "soak")
         if self._chance("by hand"):
             job = self.dice.choice([("run", "full"), ("run", "postgres"), ("run", "verify"), ("prune", "--yes")])
             assert self.aquad(*job) in {0, 1, 3, 14}
         if self._chance("rot"):
             self._rot()
-        ballast = self.top / "disk" / "ballast"
-        if ballast.exists():
-            ballast.unlink()
+        if self.ballast.exists():
+            self.ballast.unlink()
         elif self._chance("full disk"):
-            left = os.statvfs(self.top / "disk").f_bavail * os.statvfs(self.top / "disk").f_frsize
-            ballast.write_bytes(bytes(max(0, left - self.dice.choice([0, 20_000, 200_000]))))
+            left = os.statvfs(self.ballast.parent).f_bavail * os.statvfs(self.ballast.parent).f_frsize
+            self.ballast.write_bytes(bytes(max(0, left - self.dice.choice([0, 20_000, 200_000]))))
 
     def _rot(self):
         """One bit of one stored file of a backup that is not the newest of its kind."""
