@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aquad import __version__
 from aquad.core.clock import from_text, to_text
-from aquad.core.errors import InvalidUse, LockHeld, RepositoryRefused
+from aquad.core.errors import AquadError, InvalidUse, LockHeld
 from aquad.daemon.reports import Reports
 from aquad.jobs import slots
 from aquad.jobs.slots import Ledger, Slot
@@ -36,6 +36,12 @@ BACK_SECONDS = 60
 GRACE_SECONDS = 60
 """A run ends itself at its deadline; after this it is ended, and killed after as much again."""
 RESTARTS, RESTARTS_SECONDS = 5, 600
+JOBS = {"full": "full", "incremental": "postgres", "weekly": "weekly"}
+"""Which job makes a backup of which kind."""
+
+
+class LockLost(AquadError):
+    """Another daemon may keep the repository by now."""
 
 
 class Supervised(Protocol):
@@ -73,9 +79,7 @@ class Keeper:
         self._stamp: tuple[int, ...] = ()
         self._noticed: set[Slot] = set()
         self._slots_of_backups = [
-            (job, from_text(backup.slot))
-            for backup in repository.catalog().backups
-            if backup.slot and (job := {"full": "full", "incremental": "postgres", "weekly": "weekly"}[backup.kind])
+            (JOBS[backup.kind], from_text(backup.slot)) for backup in repository.catalog().backups if backup.slot
         ]
         self.running: Running | None = None
         with ExitStack() as holding:
@@ -85,7 +89,9 @@ class Keeper:
             self._holding = holding.pop_all()
 
     def tick(self) -> datetime | None:
-        """Do what is to be done now; return when to be called again at the latest for a retry. Raises AquadError."""
+        """Do what is to be done now; return when to be called again at the latest for a retry. Raises AquadError, and LockLost,
+        after which it must not be called again.
+        """
         self._check_place()
         now = self._clock.now()
         self._look_after()
@@ -299,10 +305,7 @@ class Keeper:
         self._wiring.repository()
         path = self._repository.layout.daemon_lock
         if not path.exists() or path.stat().st_ino != os.fstat(self._lock_fd).st_ino:
-            raise RepositoryRefused(
-                f"look at {path}: it is not the file that this daemon has locked",
-                "Somebody removed it: start the daemon again.",
-            )
+            raise LockLost(f"look at {path}: it is not the file that this daemon has locked", "Somebody removed it.")
 
 
 def _holder(since: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from aquad.core.errors import AquadError, LockHeld, RepositoryRefused, SettingsInvalid
 from aquad.core.process import Supervised, reap
-from aquad.daemon.keeper import Keeper
+from aquad.daemon.keeper import Keeper, LockLost
 from aquad.daemon.timer import Timer
 from aquad.daemon.watchdog import Watchdog
 
@@ -68,7 +68,8 @@ class Daemon:
             retry_at = self._tick()
             if retry_at is not None:
                 self._timer.ring_at(retry_at)
-            self._look()
+            if not self._stop:
+                self._look()
             if abs(time.time() - time.monotonic() - drift) > DRIFT_SECONDS:
                 drift = time.time() - time.monotonic()
                 self._timer.change(self._wiring.rules())  # it sleeps by seconds
@@ -81,6 +82,9 @@ class Daemon:
                 self._keeper = Keeper(self._wiring, self._wiring.repository(), self._start, self._log)
                 self._log.info("schedule begun", jobs=", ".join(self._wiring.rules()))
             retry_at = self._keeper.tick()
+        except LockLost as error:
+            self._stop = str(error)
+            return None
         except LockHeld:
             if self._keeper is None:
                 raise

@@ -282,7 +282,10 @@ class TestAccidents:
             live.wait_for_line("slot_ended")
             (live.backups / "state" / "daemon.lock").unlink()
             process.send_signal(signal.SIGHUP)
-            live.wait_for(lambda: "not the file that this daemon has locked" in live.log())
+            assert process.wait(5) == 1
+        assert "not the file that this daemon has locked" in live.log()
+        with live.daemon():
+            live.wait_for_line("daemon_started", 2)
 
     @needs_root
     def test_as_process_1_it_reaps_orphans(self, live):
