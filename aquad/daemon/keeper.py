@@ -36,6 +36,8 @@ BACK_SECONDS = 60
 GRACE_SECONDS = 60
 """A run ends itself at its deadline; after this it is ended, and killed after as much again."""
 RESTARTS, RESTARTS_SECONDS = 5, 600
+LAST_CHILDREN_SECONDS = 3.0
+"""The children of a run that was killed are killed with it, and hold the lock until they are gone."""
 JOBS = {"full": "full", "incremental": "postgres", "weekly": "weekly"}
 """Which job makes a backup of which kind."""
 
@@ -227,7 +229,7 @@ class Keeper:
         self._read()
         attempt = self._attempt(turn)
         if attempt is not None and attempt.outcome is None:
-            self._tidy()
+            self._tidy(wait_seconds=LAST_CHILDREN_SECONDS)
         elif attempt is None:
             self._repository.journal.append(
                 "run_ended",
@@ -262,10 +264,10 @@ class Keeper:
         elif late > GRACE_SECONDS:
             child.signal(signal.SIGTERM)
 
-    def _tidy(self) -> None:
+    def _tidy(self, wait_seconds: float = 0.0) -> None:
         """Have a dead run recorded, and what it left put away; a living one does so itself when it begins."""
         try:
-            with self._repository.writing(run_id=secrets.token_hex(4), command="daemon"):
+            with self._repository.writing(run_id=secrets.token_hex(4), command="daemon", wait_seconds=wait_seconds):
                 pass
         except LockHeld:
             return
