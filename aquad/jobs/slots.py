@@ -215,15 +215,15 @@ def plan(
         elif job == "full" and first and known is None:
             due = Slot(job, first)
         tried = ledger.unfinished(job)
-        if due is None and tried:
-            due = tried[-1]
-        endings += _given_up(ledger, [slot for slot in tried if slot not in {due, under_way}])
-        if due is not None and due != under_way and ledger.is_open(due):
-            decision = _decide(due, ledger, policy, now, fresh=due in noticed or due.at == first, hold=hold)
+        # Of those that were tried the newest goes on, also beside an older one that a clock which went back brings.
+        going_on = tried[-1:] if due is None or tried[-1:] > [due] else []
+        for slot in sorted(filter(ledger.is_open, {*going_on, *([due] if due else [])} - {under_way})):
+            decision = _decide(slot, ledger, policy, now, fresh=slot in noticed or slot.at == first, hold=hold)
             if isinstance(decision, Ending):
                 endings.append(decision)
             elif decision is not None:
                 turns.append(decision)
+        endings += _given_up(ledger, [slot for slot in tried if slot not in {due, under_way, *going_on}])
     return Plan(endings, sorted(turns, key=lambda turn: (turn.slot.at, ORDER.index(turn.slot.job))))
 
 
