@@ -67,6 +67,8 @@ class World:
         self.log = Quiet()
         self.happened = Counter()
         self.rotten = set()
+        self.lines = {}
+        """Lines of the journal by their number: it forgets what is older than three months, and whoever judges does not."""
         self.memory = []
         self.clock = Ahead(begin - datetime.now(UTC))
         self._disk()
@@ -134,6 +136,7 @@ class World:
         """Every run ended, no good backup was lost, the journal is whole."""
         repository = self.wiring().repository()
         entries = list(repository.journal.entries())
+        self.lines |= {entry["line"]: entry for entry in entries}
         catalog, history = repository.catalog(), History.of(entries)
         assert not catalog.unreadable
         audit = verify_audit(repository.journal, catalog)
