@@ -12,6 +12,10 @@ import pytest
 from tests.daemon.live import children, outcomes, state
 from tests.small import needs_root
 
+DEAD = {"", "Z"}
+"""Gone, or only not yet reaped by whoever adopted it."""
+PATIENCE_SECONDS = 8.5
+"""limits.stop is 6 s here; Docker waits 10."""
 ALL = os.environ.get("AQUAD_FAULTS") == "all"
 
 
@@ -130,7 +134,7 @@ class TestEnding:
         with live.daemon() as process:
             live.wait_for_line("slot_ended")
             process.send_signal(signal.SIGTERM)
-            assert process.wait(3) == 0
+            assert process.wait(15) == 0
         assert live.lines("daemon_stopped")[0]["reason"] == "SIGTERM"
 
     def test_A2_a_run_is_ended_within_the_time_and_tried_again_by_the_next_daemon(self, live):
@@ -140,9 +144,9 @@ class TestEnding:
             family = children(process.pid)
             begun = time.monotonic()
             process.send_signal(signal.SIGTERM)
-            assert process.wait(8) == 0
-            assert time.monotonic() - begun < 6.5  # limits.stop is 6 s
-            assert [state(pid) for pid in family] == [""] * len(family)
+            assert process.wait(15) == 0
+            assert time.monotonic() - begun < PATIENCE_SECONDS
+            assert {state(pid) for pid in family} <= DEAD
         assert outcomes(live.lines("run_ended")) == ["aborted"]
         assert live.lines("slot_ended") == []
         with live.daemon():
@@ -156,7 +160,7 @@ class TestEnding:
             live.wait_for(lambda: _dumps(process.pid))
             os.kill(children(process.pid)[0], signal.SIGSTOP)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(8) == 0
+            assert process.wait(15) == 0
         assert outcomes(live.lines("run_ended")) == ["interrupted"]
         assert live.lines("daemon_stopped")
 
@@ -171,10 +175,10 @@ class TestEnding:
                 family = children(process.pid)
                 begun = time.monotonic()
                 process.send_signal(signal.SIGTERM)
-                code = process.wait(8)
-                assert time.monotonic() - begun < 6.5
+                code = process.wait(15)
+                assert time.monotonic() - begun < PATIENCE_SECONDS
                 assert code in {0, 143}, live.log()  # 143: it was not a daemon yet
-                assert [state(pid) for pid in family] == [""] * len(family)
+                assert {state(pid) for pid in family} <= DEAD
             assert len(live.lines("run_started")) == len(live.lines("run_ended"))
             if live.lines("slot_ended"):
                 live.backups.rename(live.top / f"backups-{number}")
@@ -188,7 +192,7 @@ class TestEnding:
             family = children(process.pid)
             process.kill()
             process.wait()
-            live.wait_for(lambda: all(state(pid) == "" for pid in family), 2)
+            live.wait_for(lambda: all(state(pid) in DEAD for pid in family), 10)
         assert live.lines("run_ended") == []
         with live.daemon():
             live.wait_for_line("slot_ended")
@@ -258,7 +262,7 @@ class TestAccidents:
             time.sleep(1)
             assert process.poll() is None
             process.send_signal(signal.SIGTERM)
-            assert process.wait(3) == 0
+            assert process.wait(15) == 0
         assert len(live.lines("run_started")) == 1
 
     def test_B11_the_repository_goes_and_comes_back(self, live):
@@ -282,7 +286,7 @@ class TestAccidents:
             live.wait_for_line("slot_ended")
             (live.backups / "state" / "daemon.lock").unlink()
             process.send_signal(signal.SIGHUP)
-            assert process.wait(5) == 1
+            assert process.wait(15) == 1
         assert "not the file that this daemon has locked" in live.log()
         with live.daemon():
             live.wait_for_line("daemon_started", 2)
@@ -298,7 +302,7 @@ class TestAccidents:
             time.sleep(1)
             assert [pid for pid in children(inner) if state(pid) == "Z"] == []
             os.kill(inner, signal.SIGTERM)
-            assert outer.wait(5) == 0
+            assert outer.wait(15) == 0
 
 
 def _dumps(pid):
@@ -320,4 +324,4 @@ def _processes(settings):
 @pytest.fixture(autouse=True)
 def _nothing_is_left(live):
     yield
-    live.wait_for(lambda: not _processes(live.settings), 3)
+    live.wait_for(lambda: not _processes(live.settings), 10)
