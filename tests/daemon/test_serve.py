@@ -214,10 +214,7 @@ class TestEnding:
         with live.stuck_dump():
             for number in range(20 if ALL else 8):
                 with live.daemon() as process:
-                    number = len(live.lines("daemon_started"))
-                    live.wait_for_line(
-                        "daemon_started", number + 1 if number == len(live.lines("daemon_started")) else number
-                    )
+                    live.wait_for_line("daemon_started", number + 1)
                     live.wait_for_line("run_started")
                     process.kill()
                     process.wait()
