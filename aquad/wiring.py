@@ -40,6 +40,7 @@ class Wiring:
 
     def __init__(self, loaded: Loaded, by: str) -> None:
         self.settings: Settings = loaded.settings
+        self.settings_text = loaded.text
         self.by = by
         """Who does it: stands in every line of the journal."""
         self.zone: tzinfo = self.settings.zone(os.environ)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def serve(invocation: Invocation) -> None:
     """Keep the schedule, until a signal ends it. Every run is a process of its own.
 
-    SIGTERM: no new run, the one under way ends within limits.stop. SIGHUP: the settings are read again.
+    SIGTERM: no new run, the one under way ends within limits.stop. SIGHUP: the settings are read again; until then, and
+    where they are bad, every run has those that were read before.
 
     \b
     Example:
@@ -37,18 +38,19 @@ def serve(invocation: Invocation) -> None:
 
     wiring = load()
     log = make_log(wiring.clock, wiring.zone, sys.stderr, as_json=invocation.json)
-    raise SystemExit(Daemon(wiring, load, lambda turn: _start(invocation, wiring, turn), log).run())
+    raise SystemExit(Daemon(wiring, load, _start, log).run())
 
 
-def _start(invocation: Invocation, wiring: Wiring, turn: Turn) -> Supervised:
-    """The same command that an operator would give. It waits for its turn as long as a run may be late."""
+def _start(wiring: Wiring, turn: Turn) -> Supervised:
+    """The same command that an operator would give, but with the settings that the daemon has, whatever has become of the
+    file. It waits for its turn as long as a run may be late.
+    """
     from aquad.core.process import Supervised
 
-    argv = [sys.executable, "-m", "aquad"]
-    if invocation.config_path is not None:
-        argv += ["-c", str(invocation.config_path)]
+    argv = [sys.executable, "-m", "aquad", "-c", "/dev/stdin"]
     argv += ["-q", "run", turn.slot.job, "--slot", to_text(turn.slot.at), "--attempt", str(turn.attempt)]
-    return Supervised([*argv, "--wait", str(int(wiring.slot_policy().catch_up.total_seconds()))])
+    argv += ["--wait", str(int(wiring.slot_policy().catch_up.total_seconds()))]
+    return Supervised(argv, wiring.settings_text.encode())
 
 
 @click.command("next")

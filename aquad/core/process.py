@@ -213,17 +213,19 @@ class Supervised:
     """A child that an event loop looks after: in its own process group, with our stdout and stderr, and a pipe for its reports.
 
     The option `--report-fd N` is appended to `argv`. `pidfd` becomes readable when it has ended, `report_fd` when it says
-    something. Start it from the main thread: it is killed when that ends.
+    something. `stdin` is there whole when it starts. Start it from the main thread: it is killed when that ends.
     """
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str], stdin: bytes = b"") -> None:
         self.report_fd, report_to = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         guard = shutil.which("setpriv")
         prefix = [guard, "--pdeathsig", "KILL", "--"] if guard else []
+        given = os.memfd_create("stdin")
         try:
+            os.pwrite(given, stdin, 0)
             self._process = subprocess.Popen(
                 [*prefix, *argv, "--report-fd", str(report_to)],
-                stdin=subprocess.DEVNULL,
+                stdin=given,
                 pass_fds=(report_to,),
                 process_group=0,
             )
@@ -233,6 +235,7 @@ class Supervised:
                 f"start {argv[0]}: {error.strerror}", "Look at the limits of processes and memory."
             ) from error
         finally:
+            os.close(given)
             os.close(report_to)
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from aquad.repository.repository import Repository
     from aquad.wiring import Wiring
 
+    Start = Callable[[Wiring, Turn], "Supervised"]
+    """Makes a run by these settings a child process."""
+
 IN_TIME_SECONDS = 300
 """A slot seen so soon was seen come: it waits for its turn, however long that takes."""
 BACK_SECONDS = 60
@@ -71,7 +74,7 @@ class Running(NamedTuple):
 class Keeper:
     """Made for a repository that is there. Raises LockHeld when another daemon keeps it."""
 
-    def __init__(self, wiring: Wiring, repository: Repository, start: Callable[[Turn], Supervised], log: Log) -> None:
+    def __init__(self, wiring: Wiring, repository: Repository, start: Start, log: Log) -> None:
         self._wiring = wiring
         self._repository = repository
         self._start = start
@@ -213,7 +216,7 @@ class Keeper:
         return from_text(self._repository.marker.created_at)
 
     def _run(self, turn: Turn) -> None:
-        self.running = Running(turn, self._start(turn), Reports())
+        self.running = Running(turn, self._start(self._wiring, turn), Reports())
         self._log.info("run started", job=turn.slot.job, slot=to_text(turn.slot.at), attempt=turn.attempt)
 
     def _look_after(self) -> None:

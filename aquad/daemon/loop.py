@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aquad.core.errors import AquadError, LockHeld, RepositoryRefused, SettingsInvalid
-from aquad.core.process import Supervised, reap
+from aquad.core.process import reap
 from aquad.daemon.keeper import Keeper, LockLost
 from aquad.daemon.timer import Timer
 from aquad.daemon.watchdog import Watchdog
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import FrameType
 
-    from aquad.jobs.slots import Turn
+    from aquad.daemon.keeper import Start
     from aquad.observe.logs import Log
     from aquad.wiring import Wiring
 
@@ -34,11 +34,9 @@ DRIFT_SECONDS = 5.0
 
 
 class Daemon:
-    """`load` reads the settings again; `start` makes a run a child process."""
+    """`load` reads the settings again."""
 
-    def __init__(
-        self, wiring: Wiring, load: Callable[[], Wiring], start: Callable[[Turn], Supervised], log: Log
-    ) -> None:
+    def __init__(self, wiring: Wiring, load: Callable[[], Wiring], start: Start, log: Log) -> None:
         self._wiring = wiring
         self._load = load
         self._start = start

@@ -61,7 +61,7 @@ class Sunday:
         written = [entry["path"] for entry in repository.journal.entries() if entry["event"] == "report_written"]
         return [(repository.root / path).read_text() for path in written]
 
-    def _start(self, turn: Turn) -> Supervised:
+    def _start(self, _wiring: Wiring, turn: Turn) -> Supervised:
         slot = ["--slot", to_text(turn.slot.at), "--attempt", str(turn.attempt)]
         return Supervised(self.argv("-q", "run", turn.slot.job, *slot))
 

@@ -32,6 +32,8 @@ class Loaded(NamedTuple):
     settings: Settings
     origins: Mapping[str, str]
     """Dotted key -> where its value came from; keys that are not in it have their default."""
+    text: str
+    """What stood in the file, for a child process that is to have the same settings whatever the file becomes."""
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
@@ -66,7 +68,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
             "\n".join([f"read settings: {count} mistake{'s' * (count != 1)}", *mistakes]),
             "Nothing was touched. `aquad config generate` prints every key with its meaning.",
         )
-    return Loaded(settings, origins)
+    return Loaded(settings, origins, text)
 
 
 def _in_zone(settings: Settings, environ: Mapping[str, str], where: str) -> list[str]:

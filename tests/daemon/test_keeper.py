@@ -134,7 +134,7 @@ class World:
         self.started[-1].end()
         self.keeper.tick()
 
-    def _start(self, turn):
+    def _start(self, _wiring, turn):
         self.started.append(Pretender(self, turn))
         return self.started[-1]
 

@@ -1,5 +1,6 @@
 """`aquad serve` as a process, with real runs: its beginning, its end, its accidents."""
 
+import json
 import os
 import random
 import signal
@@ -106,6 +107,24 @@ class TestBeginning:
             assert "limits.stop" in alert["text"]
             assert process.poll() is None
             assert len(live.lines("settings")) == 2
+
+    def test_P2_a_run_has_the_settings_that_the_daemon_took_not_the_broken_file(self, live):
+        good = live.settings.read_text().replace('["shop"]', '["shop", "postgres"]')
+        with live.daemon() as process:
+            live.wait_for(lambda: "waiting for the repository" in live.log())
+            live.settings.write_text(good)
+            process.send_signal(signal.SIGHUP)
+            live.wait_for(lambda: "settings read" in live.log())
+            live.settings.write_text("nonsense")
+            process.send_signal(signal.SIGHUP)
+            live.wait_for(lambda: "settings not taken, the old ones stay" in live.log())
+            copy = live.top / "copy.toml"
+            copy.write_text(good)
+            subprocess.run([sys.executable, "-m", "aquad", "-c", copy, "init"], check=True)
+            assert live.wait_for_line("slot_ended")["outcome"] == "success"
+        [manifest] = [json.loads(path.read_text()) for path in (live.backups / "manifests").glob("*.json")]
+        postgres = next(one for one in manifest["components"] if one["name"] == "postgres")
+        assert [one["name"] for one in postgres["facts"]["databases"]] == ["postgres", "shop"]
 
     def test_only_what_it_needs_is_loaded(self, live):
         live.ok("init")

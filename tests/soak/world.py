@@ -164,7 +164,7 @@ class World:
                 self._pass(self.dice.uniform(0.02, 2))
                 self.ballast.unlink(missing_ok=True)
 
-    def _start(self, turn):
+    def _start(self, _wiring, turn):
         slot = ["--slot", to_text(turn.slot.at), "--attempt", str(turn.attempt)]
         return Supervised(self.argv("-q", "run", turn.slot.job, *slot))
 
