@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aquad.core.errors import AquadError, RepositoryWriteFailed
+from aquad.core.errors import AquadError
 from aquad.jobs import judge, prune
 from aquad.jobs.full import take_full
 from aquad.jobs.nightly import verify_some
@@ -84,7 +84,12 @@ class Jobs(NamedTuple):
         )
         if taken.outcome == "failed" or story.backup is None:
             return taken._replace(reason=f"no archive is made of a backup that is not whole: {taken.reason}")
-        sealed = archive(self.repository, story.backup, run, reserve_bytes=self.space.reserve(self.repository.root))
+        try:
+            sealed = archive(self.repository, story.backup, run, reserve_bytes=self.space.reserve(self.repository.root))
+        except AquadError as error:  # the full backup is sealed and good, and is not forgotten
+            return taken._replace(
+                outcome="failed", reason=f"archive: {error}", failure_code=error.exit_code, retryable=error.retryable
+            )
         story.verified += f"; so was {sealed.id}, the archive {sealed.components[0].artifacts[0].path}"
         done = taken._replace(details={**taken.details, "archive": sealed.id})
         return self._retention(done, run, story, WEEKLIES)
@@ -128,10 +133,19 @@ class Jobs(NamedTuple):
         return self._report(run, story, work)
 
     def _report(self, run: RunContext, story: Story, work: Work) -> Work:
-        """Write it; a full disk must not make a good backup a bad one, nor hide why a bad one is bad."""
+        """Write it; that it cannot be written must not make a good backup a bad one, nor hide why a bad one is bad."""
         now = run.clock.now()
-        disk = judge.disk(self.repository, self.repository.journal.entries(), now)
-        work = work._replace(details={**work.details, "free_bytes": disk.free_bytes})
+        try:
+            disk = judge.disk(self.repository, self.repository.journal.entries(), now)
+            work = work._replace(details={**work.details, "free_bytes": disk.free_bytes})
+            judge.warn_of_disk(self.repository, disk)
+            self._write_report(run, story, work, disk)
+        except AquadError as error:
+            return _warned(work, f"report: {error}")
+        return work
+
+    def _write_report(self, run: RunContext, story: Story, work: Work, disk: judge.Disk) -> None:
+        now = run.clock.now()
         stamp = story.backup.id[:15] if story.backup else run.timestamp
         report = RunReport(
             job=story.job,
@@ -156,12 +170,7 @@ class Jobs(NamedTuple):
         def record(file: FileRecord) -> None:
             self.repository.journal.append("report_written", **about, **file.model_dump())
 
-        try:
-            judge.warn_of_disk(self.repository, disk)
-            write_report(self.repository.layout, stamp, backup_report(report), record)
-        except RepositoryWriteFailed as error:
-            return _warned(work, f"report: {error}")
-        return work
+        write_report(self.repository.layout, stamp, backup_report(report), record)
 
     def _taken(self, backup: Manifest) -> list[Taken]:
         catalog = self.repository.catalog()

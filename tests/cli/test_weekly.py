@@ -1,6 +1,7 @@
 """Weekly archives as operators meet them: made, shown, verified, and restored from, on this host and on a new one."""
 
 import json
+import resource
 import shutil
 
 import pytest
@@ -96,3 +97,19 @@ def test_damage_is_said_before_anything_is_touched(stack):
     assert "no weekly archive" in stack.refused(2, "restore", "all", next(stack.backups.glob("configs_*")), "--yes")
     assert "no such file" in stack.refused(10, "restore", "all", stack.top / "nothing.tar.gz", "--yes")
     assert "no such file" in stack.refused(10, "restore", "all", "/" + "x" * 5000, "--yes")
+
+
+def test_a_full_backup_is_not_forgotten_where_its_archive_fails(stack):
+    sizes = sorted(path.stat().st_size for path in stack.backups.rglob("*") if path.is_file())
+    enough_for_every_part_alone = (sizes[-2] + sizes[-1]) // 2
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (enough_for_every_part_alone,) * 2)
+
+    assert "archive: " in stack.refused(1, "run", "weekly", preexec_fn=limit)
+    ended = json.loads(stack.ok("--json", "audit", "show", "--event", "run_ended"))["entries"][-1]
+    assert (ended["job"], ended["outcome"]) == ("weekly", "failed")
+    newest = ids(stack, "full")[0]
+    assert ended["backup"] == newest
+    written = json.loads(stack.ok("--json", "audit", "show", "--event", "report_written"))["entries"][-1]
+    assert newest in (stack.backups / written["path"]).read_text()
