@@ -54,7 +54,7 @@ def show(
       aquad audit show --event run_ended --outcome failed
       aquad audit show --by root --since 2026-11-01
     """
-    from aquad.jobs.audit import show_audit
+    from aquad.jobs.trail.audit import show_audit
     from aquad.wiring import Wiring
 
     wiring = Wiring.load(invocation.config_path)
@@ -93,7 +93,7 @@ def verify(invocation: Invocation, anchors: tuple[str, ...]) -> None:
       aquad audit verify
       aquad audit verify --anchor 1234:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
     """
-    from aquad.jobs.audit import verify_audit
+    from aquad.jobs.trail.audit import verify_audit
     from aquad.storage.chain import Position
     from aquad.wiring import Wiring
 

@@ -22,7 +22,7 @@ def report(invocation: Invocation, month: str | None) -> None:
       aquad report --month 2024-08
       aquad --json report --month 2024-08
     """
-    from aquad.jobs.monthly import facts, month_of, window
+    from aquad.jobs.trail.monthly import facts, month_of, window
     from aquad.observe.monthly import monthly_report
     from aquad.storage import chain
     from aquad.wiring import Wiring

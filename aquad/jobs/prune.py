@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aquad.core.clock import from_text
-from aquad.jobs.standing import standing
+from aquad.jobs.trail.standing import standing
 from aquad.repository import retention
 from aquad.repository.history import History
 from aquad.repository.retention import Candidate, Decision, Kind, Policy

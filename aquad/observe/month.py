@@ -1,4 +1,4 @@
-"""What happened in one month: filled by jobs/monthly.py, shown by monthly.py for people, and as it is for machines."""
+"""What happened in one month: filled by jobs/trail/monthly.py, shown by monthly.py for people, and as it is for machines."""
 
 from __future__ import annotations
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 import aquad
 from aquad.core.clock import from_text, to_text
-from aquad.jobs.audit import PROBLEMS, show_audit, verify_audit
 from aquad.jobs.discard import kept_databases
 from aquad.jobs.full import accepted
 from aquad.jobs.keys import is_confirmed
 from aquad.jobs.restore import EVERYTHING, unfinished
 from aquad.jobs.slots import Ledger, Slot
-from aquad.jobs.standing import DECIDED, standing
+from aquad.jobs.trail.audit import PROBLEMS, show_audit, verify_audit
+from aquad.jobs.trail.standing import DECIDED, standing
 from aquad.repository.catalog import Unreadable
 from aquad.repository.history import History
 from aquad.repository.manifest import EncryptionRecord
@@ -261,7 +261,7 @@ class TestStanding:
                 if "journal" in ast.unparse(call.func.value) and isinstance(call.args[0], ast.Constant):
                     written[call.args[0].value] = path.name
         assert {event: path for event, path in written.items() if event not in DECIDED} == {}, (
-            "say in aquad/jobs/standing.py what stands of it"
+            "say in aquad/jobs/trail/standing.py what stands of it"
         )
         assert len(written) > 10
 

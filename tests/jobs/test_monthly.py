@@ -10,8 +10,8 @@ import pytest
 
 from aquad.core.clock import to_text
 from aquad.core.errors import InvalidUse
-from aquad.jobs.monthly import Fact, month_of, window
 from aquad.jobs.slots import ORDER
+from aquad.jobs.trail.monthly import Fact, month_of, window
 from aquad.observe.monthly import monthly_report
 from aquad.storage.journal import Journal
 from tests.small import FakeClock

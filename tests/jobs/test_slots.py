@@ -20,7 +20,7 @@ from aquad.core.clock import from_text, to_text
 from aquad.jobs import slots
 from aquad.jobs.schedule import Rule
 from aquad.jobs.slots import COUNTED, DONE, ORDER, Ledger, Policy, Slot, plan
-from aquad.jobs.standing import standing
+from aquad.jobs.trail.standing import standing
 from aquad.repository.history import History
 
 ALL = os.environ.get("AQUAD_FAULTS") == "all"

@@ -260,7 +260,7 @@ DEFECTS = (
     Defect(
         "chain-not-compared",
         "a changed line of the journal is not seen",
-        "aquad/jobs/audit.py",
+        "aquad/jobs/trail/audit.py",
         '        elif entry.get("previous") != self.end.hash:\n',
         "        elif not entry:\n",
         "tests/jobs/test_audit.py",

@@ -17,7 +17,7 @@ from aquad.core.process import Supervised
 from aquad.daemon.keeper import Keeper
 from aquad.demo import playground
 from aquad.demo.ahead import Ahead
-from aquad.jobs.audit import verify_audit
+from aquad.jobs.trail.audit import verify_audit
 from aquad.repository.history import History
 from aquad.wiring import Wiring
 from tests.servers.postgres import Server

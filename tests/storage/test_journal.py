@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 import pytest
 
 from aquad.core.errors import Damaged, RepositoryRefused, RepositoryWriteFailed
-from aquad.jobs.audit import verify_audit
-from aquad.jobs.standing import standing
+from aquad.jobs.trail.audit import verify_audit
+from aquad.jobs.trail.standing import standing
 from aquad.repository.catalog import Catalog
 from aquad.storage import chain, journal
 from aquad.storage.journal import Journal

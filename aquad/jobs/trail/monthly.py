@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aquad.core.clock import from_text, to_text
 from aquad.core.errors import InvalidUse
-from aquad.jobs.changes import Changes, Holds
-from aquad.jobs.incidents import Incidents
 from aquad.jobs.schedule import Rule
 from aquad.jobs.slots import COUNTED, DONE
+from aquad.jobs.trail.changes import Changes, Holds
+from aquad.jobs.trail.incidents import Incidents
 from aquad.observe.month import Month, Newest, Restore, Restored, Run, Verifications
 from aquad.observe.reports import both_times
 from aquad.repository.history import History
