@@ -117,8 +117,8 @@ class Keeper:
 
     def change(self, wiring: Wiring, *, after_bad_ones: bool) -> None:
         """Go on by other settings of the same repository. `after_bad_ones`: that they are good again is news by itself."""
+        self._note_settings(wiring, always=after_bad_ones)
         self._wiring = wiring
-        self._note_settings(always=after_bad_ones)
 
     def stopped(self, reason: str) -> None:
         """Record the end of this daemon; the run that it ended with itself is tried again by the next one."""
@@ -153,12 +153,12 @@ class Keeper:
             )
         if entries and from_text(entries[-1]["at"]).timestamp() > now.timestamp() + BACK_SECONDS:
             self._repository.journal.append("clock_went_back", seen=entries[-1]["at"], to=to_text(now))
-        self._note_settings()
+        self._note_settings(self._wiring)
         self._read()
 
-    def _note_settings(self, *, always: bool = False) -> None:
+    def _note_settings(self, wiring: Wiring, *, always: bool = False) -> None:
         """Every change of settings stands in the journal, with what it was before; the first line has them all."""
-        values = self._wiring.settings_values()
+        values = wiring.settings_values()
         entries = self._repository.journal.entries()
         before = None
         for entry in entries:

@@ -1,13 +1,14 @@
 """The keeper of the schedule under a clock that is set, with runs that are none: what no real run can be made to do in time."""
 
 import os
+import resource
 import signal
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from aquad.core.clock import from_text, to_text
-from aquad.core.errors import RepositoryRefused
+from aquad.core.errors import RepositoryRefused, RepositoryWriteFailed
 from aquad.daemon.keeper import Keeper
 from aquad.jobs.full import Space, take_full
 from aquad.jobs.run import Turn, run_job
@@ -134,8 +135,9 @@ class World:
         self.started[-1].end()
         self.keeper.tick()
 
-    def _start(self, _wiring, turn):
+    def _start(self, wiring, turn):
         self.started.append(Pretender(self, turn))
+        self.started[-1].wiring = wiring
         return self.started[-1]
 
 
@@ -163,6 +165,27 @@ def test_each_slot_is_run_when_it_is_due(world):
         world.started[-1].end()
         world.keeper.tick()
     assert {line["outcome"] for line in world.lines("slot_ended")} == {"success"}
+
+
+def test_settings_that_cannot_be_recorded_are_not_taken(world, tmp_path):
+    world.first_full()
+    changed = tmp_path / "changed.toml"
+    changed.write_text((tmp_path / "settings.toml").read_text().replace("*/6", "*/3"))
+    other = Wiring(load(changed, {}), "daemon")
+    journal_bytes = world.repository.layout.journal.stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (journal_bytes, hard))
+    try:
+        with pytest.raises(RepositoryWriteFailed):
+            world.keeper.change(other, after_bad_ones=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    world.live(hours=3)
+    assert [(run.turn.slot.job, run.wiring) for run in world.started[1:]] == [("full", world.wiring)]
+    world.keeper.change(other, after_bad_ones=False)
+    world.live(hours=4)
+    assert {run.wiring for run in world.started[2:]} == {other}
+    assert [list(line["changed"]) for line in world.lines("settings")] == [[], ["schedule.postgres"]]
 
 
 def test_a_run_that_outlives_its_deadline_is_ended_and_then_killed(world):
