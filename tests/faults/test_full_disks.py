@@ -22,7 +22,7 @@ LARGE = Words("large", random.Random(1).randbytes(150_000), archive=False)
 PAGE = 4096
 SAYS = (
     *map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.EFBIG)),
-    "bytes are free",
+    "B are free, about",
     "inodes are free",
 )
 
