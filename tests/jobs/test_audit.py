@@ -366,10 +366,13 @@ def locked(drawn):
 
 
 def history(drawn):
-    """Lines as aquad writes them: runs have their own ids and end once, sequences grow."""
+    """Lines as aquad writes them: runs have their own ids, end once and then say no more; a slot that has ended is not run
+    again; sequences grow.
+    """
     entries, started, ids = [], {}, {}
     for number, one in enumerate(timed(locked(drawn)), start=1):
         if one["event"] == "run_started":
+            one["slot"] = one["slot"] and (one["slot"] if may_be_run(entries, one) else None)
             ids[one["run"]] = one["run"] = f"{one['run']}.{number}"
             started[one["run"]] = one
         elif one["event"] == "end":
@@ -391,10 +394,18 @@ def history(drawn):
             }
         elif "run" in one:
             one["run"] = ids.get(one["run"], one["run"])
+            if one["event"] != "daemon_stopped" and one["run"] not in started:
+                continue
         if "sequence" in one:
             one["sequence"] = number
         entries.append({"line": len(entries) + 1, **one})
     return entries
+
+
+def may_be_run(entries, one):
+    ledger, slot = Ledger.of(entries), Slot(one["job"], from_text(one["slot"]))
+    newest = ledger.newest_ended(slot.job, from_text(one["at"]))
+    return ledger.is_open(slot) and (slot in ledger.attempts or newest is None or slot.at > newest)
 
 
 def learned(entries):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aquad.jobs.discard import kept_databases
 from aquad.jobs.restore import EVERYTHING, unfinished
 from aquad.jobs.run import FORMER_RUNS
+from aquad.jobs.slots import NOT_RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -166,8 +167,9 @@ class _Facts:
                     self._ended[slot] = entry
                     if len(self._ended) > ENDED:
                         self._ended = dict(self._ends(self._chosen()))
-                for one in self._tried.pop(slot, []):
-                    self._slots.pop(one["run"], None)
+                if entry["outcome"] not in NOT_RUN:  # a clock that goes back may open it again
+                    for one in self._tried.pop(slot, []):
+                        self._slots.pop(one["run"], None)
                 self._add_end(entry)
             case "clock_went_back":
                 self._went_back.append(entry)
