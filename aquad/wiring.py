@@ -220,8 +220,8 @@ class Wiring:
         )
 
     def _period(self) -> timedelta:
-        """Between two full backups, at the most: a day where they are taken by hand."""
-        rule = self.rules().get("full")
+        """Between two full backups, at the most: a day where they are taken by hand. A weekly archive begins with one too."""
+        rule = self.rules().get("full") or self.rules().get("weekly")
         if rule is None:
             return timedelta(days=1)
         slots = [self.clock.now()]

@@ -52,13 +52,13 @@ def prune(invocation: Invocation, dry_run: bool, everything: bool, yes: bool) ->
         show(invocation, plan)
     if dry_run:
         return
-    if plan.remove or plan.empty:  # asked before it has the lock: a forgotten question must not hold anybody up
-        what = f"it removes {len(plan.remove)} backups, and deletes {len(plan.empty)} for good"
+    if plan.remove or plan.deleted:  # asked before it has the lock: a forgotten question must not hold anybody up
+        what = f"it removes {len(plan.remove)} backups, and deletes for good {len(plan.empty)} and {len(plan.reports)} reports"
         confirmed("Remove what is named above?", yes=yes, command="prune", what=what)
 
     def work(_run: RunContext) -> Work:
         now = decided()
-        if not {*now.remove, *now.empty} <= {*plan.remove, *plan.empty}:
+        if not {*now.remove, *now.deleted} <= {*plan.remove, *plan.deleted}:
             raise RepositoryRefused("prune: more would go now than was named", "Something has changed: run it again.")
         pruning.carry_out(repository, now, rules, kinds)
         return Work("success", "", pruning.details(now))

@@ -39,11 +39,16 @@ class Rules(NamedTuple):
 
 
 class Pruning(NamedTuple):
-    """What is to be done. `empty`: ids in the trash. `reports`: their paths."""
+    """What is to be done. `empty`: ids in the trash. `reports`: their paths. `clock_ahead`: nothing is deleted for good."""
 
     decisions: Sequence[Decision]
     empty: Sequence[str]
     reports: Sequence[str]
+    clock_ahead: bool = False
+
+    @property
+    def deleted(self) -> list[str]:
+        return [*self.empty, *self.reports]
 
     @property
     def remove(self) -> list[str]:
@@ -72,7 +77,7 @@ def decide(
         unreadable=[one.id for one in catalog.unreadable],
     )
     if not everything and _is_far_ahead(catalog, history, rules, now):
-        return Pruning(decisions, [], [])
+        return Pruning(decisions, [], [], clock_ahead=True)
     removed = [one for one in repository.trash.contents() if one.deletable]
     old = [one.id for one in removed if now - removed_at(one, history) > rules.trash]
     return Pruning(decisions, old, _old_reports(repository, history, rules, now) if logs else [])

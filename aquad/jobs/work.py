@@ -98,7 +98,8 @@ class Jobs(NamedTuple):
         pruning = prune.decide(self.repository, self.rules, kinds=FULLS, now=run.clock.now(), logs=True)
         story.retention += prune.sentences(pruning, FULLS, STAYING_LINES)
         prune.carry_out(self.repository, pruning, self.rules, FULLS)
-        prune.trim_journal(self.repository, self.rules, run.clock.now())
+        if not pruning.clock_ahead:
+            prune.trim_journal(self.repository, self.rules, run.clock.now())
         return Work("success", "", prune.details(pruning))
 
     def _after(self, taken: Work, run: RunContext, story: Story, kinds: Collection[Kind]) -> Work:

@@ -104,6 +104,8 @@ class History:
         match entry["event"]:
             case "pruned" | "draft_to_trash":
                 self.removed_at[entry.get("backup") or entry["draft"]] = from_text(entry["at"])
+            case "trash_restored":
+                self.removed_at.pop(entry["backup"], None)
             case "cleaned":
                 for kind, age_seconds in entry["ages"].items():
                     self.cleaned[kind] = Cleaned(from_text(entry["at"]), timedelta(seconds=age_seconds))

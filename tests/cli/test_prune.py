@@ -153,6 +153,19 @@ class TestPrune:
         assert all(one["reason"] and one["kind"] == "full" for one in found["decisions"])
         assert (found["emptied"], found["reports"]) == ([], [])
 
+    def test_reports_too_go_only_after_it_was_asked(self, stack):
+        stack.ok("prune", "--all", "--yes")
+        old = open_repository(stack.backups, FakeClock(datetime.now(UTC) - timedelta(days=100)))
+        report = stack.backups / "backup_report_old.txt"
+        report.write_text("x")
+        old.journal.append("report_written", run="x", backup=None, path=report.name)
+        said = stack.refused(2, "prune")
+        assert "--yes" in said
+        assert "1 reports" in said
+        assert report.exists()
+        stack.ok("prune", "--yes")
+        assert not report.exists()
+
     def test_without_a_terminal_it_needs_yes(self, stack):
         before = {path: what for path, what in tree(stack.backups).items() if not path.startswith("state")}
         said = stack.refused(2, "prune")

@@ -249,6 +249,10 @@ def test_filters():
     assert shown(outcome="success") == [2, 3]
     assert shown(by="root") == [4, 5, 6]
     assert shown(job="full", outcome="success", limit=1) == [3]
+    restored = {"line": 1, "at": entries[0]["at"], "event": "restored", "run": "x"}
+    ended = {**restored, "line": 2, "event": "run_ended", "job": "restore postgres"}
+    found = show_audit([restored, ended], job="restore postgres")
+    assert [entry["line"] for entry in found] == [2], "its start went with a head of the journal"
 
 
 class TestStanding:
@@ -327,6 +331,7 @@ BACKUP_EVENTS = [
     event("kept", backup=backups, until=st.none()),
     event("unkept", backup=backups),
     event("pruned", backup=backups),
+    event("trash_restored", backup=backups),
     event("draft_to_trash", draft=backups),
     event("backup_taken", backup=backups, sequence=st.integers(1, 99)),
     event("report_written", path=st.sampled_from(["p1", "p2"])),

@@ -565,6 +565,15 @@ class TestBackups:
         assert told.counts == {"bytes": {"success": 2, "failed": 1}, "content": {"success": 1}, "quick": {"success": 1}}
         assert (told.good, told.bytes, told.size_unknown, told.damaged) == (2, 10, 1, ["b3"])
 
+    def test_what_was_good_and_is_damaged_is_not_good(self, past):
+        past.say("08-01 04:00", "verified", backup="b1", level="bytes", outcome="success")
+        past.say("08-02 04:00", "verified", backup="b1", level="content", outcome="failed")
+        past.say("08-03 04:00", "verified", backup="b1", level="bytes", outcome="success")
+        told = past.month(known={"b1": Fact(moment("07-01 00:00"), 10, frozenset())}).verifications
+        assert (told.good, told.bytes, told.size_unknown, told.damaged) == (0, 0, 0, ["b1"])
+        past.say("08-04 04:00", "verified", backup="b1", level="content", outcome="success")
+        assert past.month().verifications.good == 1
+
     def test_the_newest_good_ones_at_the_end_of_the_month(self, past):
         past.backup("08-01 02:00", "b1", ("words", "files"))
         past.backup("08-02 02:00", "b2", ("words",))

@@ -286,7 +286,7 @@ class TestRefusals:
         repository.clock.move(years * 365 * 86400)
         pruning = decide(repository)
         assert pruning.remove == []
-        assert (pruning.empty, pruning.reports) == ([], [])
+        assert (pruning.empty, pruning.reports, pruning.clock_ahead) == ([], [], True)
 
 
 class TestTrash:

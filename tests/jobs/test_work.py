@@ -8,7 +8,7 @@ from aquad.jobs.prune import Rules
 from aquad.jobs.run import run_job
 from aquad.jobs.work import Jobs
 from aquad.repository.retention import Policy
-from tests.small import LIMITS, FakeClock, Words, journal, make_repository
+from tests.small import LIMITS, FakeClock, Words, back_up, journal, make_repository
 
 DAY = timedelta(days=1)
 POLICY = Policy({"full": 30 * DAY, "incremental": 7 * DAY}, minimum_verified=2, period=DAY)
@@ -21,6 +21,22 @@ def run(repository, source):
 
     jobs = Jobs(repository, lambda _: [source], Space(), RULES, unreadable, UTC, "test")
     return run_job(repository, "full", jobs.of("full"), clock=FakeClock(), zone=UTC, limits=LIMITS)
+
+
+def test_a_clock_far_ahead_takes_nothing_from_the_journal(tmp_path):
+    clock = FakeClock()
+    repository = make_repository(tmp_path / "backups", clock)
+    back_up(repository, Words(), clock=clock)
+    jobs = Jobs(repository, lambda _: [], Space(), RULES, lambda _: [], UTC, "test")
+
+    def rotations_after_cleanup():
+        run_job(repository, "cleanup", jobs.of("cleanup"), clock=clock, zone=UTC, limits=LIMITS)
+        return [entry["event"] for entry in journal(repository.root)].count("journal_rotated")
+
+    clock.move(400 * 86400)
+    assert rotations_after_cleanup() == 0
+    clock.move(-399 * 86400)
+    assert rotations_after_cleanup() == 1
 
 
 def test_without_a_report_a_good_backup_is_one_with_a_warning(tmp_path):

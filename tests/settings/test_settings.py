@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from aquad.core.errors import SettingsInvalid
 from aquad.settings import Settings, generate, load
+from aquad.wiring import Wiring
 
 GOOD = generate()
 LINES = GOOD.splitlines()
@@ -288,3 +290,11 @@ def test_N1_twenty_as_processes_exit_2_without_a_traceback(tmp_path, number):
 
 def test_the_committed_file_is_toml():
     assert tomllib.loads(GOOD)["stack"] == "aquastream"
+
+
+@pytest.mark.parametrize(
+    ("jobs", "days"), [('full = "0 2 * * 1,3"', 5), ('full = "off"', 7), ('full = "off"\nweekly = "off"', 1)]
+)
+def test_a_weekly_archive_is_a_full_backup_too_where_no_other_is_taken(tmp_path, jobs, days):
+    wiring = Wiring(loaded(tmp_path, f"[schedule]\n{jobs}\n"), "test")
+    assert wiring.pruning().policy.period == timedelta(days=days)

@@ -91,7 +91,7 @@ def show_audit(
     for entry in entries:
         of_job = entry.get("job")
         if job is not None and "run" in entry:
-            of_job = jobs.setdefault(entry["run"], of_job)
+            of_job = jobs[entry["run"]] = of_job or jobs.get(entry["run"])
         fits = (
             first <= entry["at"] < last
             and event in {None, entry["event"]}

@@ -268,12 +268,13 @@ class _Backups:
                     self._verified(entry)
 
     def verifications(self) -> Verifications:
-        sizes = [self._known[id_].stored_bytes for id_ in self._good if id_ in self._known]
+        good = [id_ for id_ in self._good if id_ not in self._history.damaged]
+        sizes = [self._known[id_].stored_bytes for id_ in good if id_ in self._known]
         return Verifications(
             counts=self._levels,
-            good=len(self._good),
+            good=len(good),
             bytes=sum(sizes),
-            size_unknown=len(self._good) - len(sizes),
+            size_unknown=len(good) - len(sizes),
             damaged=list(self._damaged),
         )
 

@@ -79,7 +79,7 @@ DECIDED: Mapping[str, Keys] = {
     "unkept": _of_backup("kept"),  # the same fact
     "pruned": _of_backup("trash"),  # since when and why a backup is in the trash
     "draft_to_trash": _of_backup("trash", named="draft"),  # the same of what a dead run left
-    "trash_restored": _nothing,  # what is back is like any other
+    "trash_restored": _of_backup("trash"),  # the same fact
     "trash_emptied": _nothing,  # what it tells of is gone
     "cleaned": lambda e, _: [("cleaned", kind) for kind in e["ages"]],  # what falls due after it by time alone may go
     "report_written": _nothing,  # until it is removed: see below
