@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aquad import __version__
@@ -173,9 +173,11 @@ class Keeper:
 
     def _read(self) -> None:
         """Read the journal when it has grown; it holds three months, and is read in a moment."""
-        status = self._repository.layout.journal.stat()
-        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
-        if stamp == self._stamp:
+        stamp: tuple[int, ...] = ()
+        with suppress(FileNotFoundError):  # harmless because it is so in every rotation, and the renamed file is read
+            status = self._repository.layout.journal.stat()
+            stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if stamp and stamp == self._stamp:
             return
         ledger, history = Ledger(), History()
         for entry in self._repository.journal.entries():

@@ -90,6 +90,9 @@ class Daemon:
         except AquadError as error:
             self._say_trouble(error)
             return None
+        except OSError as error:
+            self._say_trouble(RepositoryRefused(f"read the repository: {error}", "Is its disk there?"))
+            return None
         if self._trouble:
             self._log.info("all is well again", after=self._trouble)
             self._trouble = ""
@@ -123,7 +126,7 @@ class Daemon:
         self._log.info("settings read")
 
     def _look(self) -> None:
-        if self._keeper is None:
+        if self._keeper is None or self._trouble:
             self._wait(WAITING_SECONDS)
         else:
             self._silent_looks = 0 if self._wait(LOOK_SECONDS) else self._silent_looks + 1
@@ -131,7 +134,9 @@ class Daemon:
     def _wait(self, seconds: float) -> bool:
         """Whether something happened."""
         running = self._keeper.running if self._keeper else None
-        fds = [self._wake_fd, *((running.child.pidfd, running.child.report_fd) if running else ())]
+        fds = [self._wake_fd]
+        if running and not self._trouble:  # what cannot be put away now would be ready for ever
+            fds += [running.child.pidfd, running.child.report_fd]
         ready, _, _ = select.select(fds, [], [], seconds)
         if self._wake_fd in ready:
             with suppress(BlockingIOError):  # harmless because all of it is read
@@ -158,7 +163,8 @@ class Daemon:
             if number is not None:
                 running.child.signal(number)
             while running.child.poll() is None and (left := end_at - until - time.monotonic()) > 0:
-                self._wait(left)
+                self._watchdog.beat()
+                self._wait(min(left, LOOK_SECONDS))
                 running.child.reports()
         self._record(lambda keeper: keeper.stopped(self._stop))
         self._timer.stop()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from aquad.jobs.schedule import Rule
 from aquad.jobs.slots import ORDER
@@ -90,7 +90,7 @@ class Limits(Section):
             "cleanup": timedelta(hours=1),
             "verify": timedelta(hours=12),
         },
-        description="a run that takes longer is ended",
+        description="a run that takes longer is ended; also of restore and prune; who is not named keeps this default",
     )
     stall: Duration = Field(timedelta(seconds=60), description="no byte from a peer for so long: given up")
     retries: int = Field(2, ge=0, le=10, description="so often a failed run of the schedule is tried again")
@@ -99,6 +99,14 @@ class Limits(Section):
         timedelta(seconds=8),
         description="SIGTERM ends the daemon within this time; less than Docker's patience of 10 s",
     )
+
+    @field_validator("deadline")
+    @classmethod
+    def _others_keep_theirs(cls, value: dict[str, timedelta]) -> dict[str, timedelta]:
+        unknown = value.keys() - {*ORDER, "restore", "prune"}
+        if unknown:
+            raise ValueError(f"{', '.join(ORDER)}, restore or prune, and not {min(unknown)}")
+        return {**cls.model_fields["deadline"].default, **value}
 
 
 class LogRetention(Section):
@@ -185,6 +193,11 @@ class Objectives(Section):
         description="how old the newest good backup may be",
     )
     grace: Duration = Field(timedelta(hours=1), description="for the run itself, before anything is called stale")
+
+    @field_validator("rto", "rpo")
+    @classmethod
+    def _others_keep_theirs(cls, value: dict[str, timedelta], info: ValidationInfo) -> dict[str, timedelta]:
+        return {**cls.model_fields[str(info.field_name)].default, **value}
 
 
 def _stack_volumes() -> dict[str, Volume]:

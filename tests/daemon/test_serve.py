@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,13 @@ DEAD = {"", "Z"}
 PATIENCE_SECONDS = 8.5
 """limits.stop is 6 s here; Docker waits 10."""
 ALL = os.environ.get("AQUAD_FAULTS") == "all"
+
+
+QUICK_WATCHDOG = """
+import aquad.daemon.loop as loop, aquad.daemon.watchdog as watchdog
+watchdog.Watchdog.__init__.__defaults__ = (0.3,)
+loop.LOOK_SECONDS = 0.5
+"""
 
 
 class TestBeginning:
@@ -174,8 +182,9 @@ class TestEnding:
         assert [line["attempt"] for line in live.lines("run_started")] == [1, 2]
 
     def test_A2_a_run_that_does_not_listen_is_killed_and_recorded(self, live):
+        """And the watchdog, which would bark much sooner, sees that the loop is alive."""
         live.ok("init")
-        with live.daemon() as process, live.stuck_dump():
+        with live.daemon(script=QUICK_WATCHDOG) as process, live.stuck_dump():
             live.wait_for(lambda: _dumps(process.pid))
             os.kill(children(process.pid)[0], signal.SIGSTOP)
             process.send_signal(signal.SIGTERM)
@@ -269,8 +278,7 @@ class TestAccidents:
     def test_H9_stopped_for_a_while_it_goes_on(self, live):
         """As a machine that is suspended: the watchdog counts its own looks, of which there are none meanwhile."""
         live.ok("init")
-        script = "import aquad.daemon.watchdog as watchdog\nwatchdog.Watchdog.__init__.__defaults__ = (0.3,)\n"
-        with live.daemon(script=script + "import aquad.daemon.loop as loop\nloop.LOOK_SECONDS = 0.5\n") as process:
+        with live.daemon(script=QUICK_WATCHDOG) as process:
             live.wait_for_line("slot_ended")
             process.send_signal(signal.SIGSTOP)
             time.sleep(4)
@@ -296,6 +304,39 @@ class TestAccidents:
             live.wait_for(lambda: "all is well again" in live.log())
             assert process.poll() is None
 
+    def test_B11_the_repository_goes_with_a_run_in_it_and_comes_back(self, live):
+        """Its end cannot be recorded meanwhile, and that keeps nobody busy."""
+        live.ok("init")
+        with live.daemon() as process:
+            with live.stuck_dump():
+                live.wait_for(lambda: _dumps(process.pid))
+                live.backups.rename(live.top / "away")
+                os.kill(children(process.pid)[0], signal.SIGKILL)
+                live.wait_for(lambda: "cannot keep the schedule" in live.log())
+                before = _processor_seconds(process.pid)
+                time.sleep(2)
+                assert _processor_seconds(process.pid) - before < 0.5
+                (live.top / "away").rename(live.backups)
+                live.wait_for_line("run_ended")
+            assert live.wait_for_line("slot_ended")["outcome"] == "success"
+        assert outcomes(live.lines("run_ended")) == ["interrupted", "success"]
+
+    def test_A8_the_journal_is_being_rotated(self, live):
+        """For a moment, or until the next writer where that one was killed, there is no file under its name."""
+        live.ok("init")
+        with live.daemon() as process:
+            with live.stuck_dump():
+                live.wait_for(lambda: _dumps(process.pid))
+                path = live.backups / "state" / "audit.jsonl"
+                last = len(path.read_text().splitlines())
+                path.rename(path.with_name(f"audit-{last:09}.jsonl"))
+                process.send_signal(signal.SIGCHLD)  # which makes it look
+                time.sleep(1)
+                assert process.poll() is None, live.log()
+            assert live.wait_for_line("slot_ended")["outcome"] == "success"
+        assert live.lines("run_started") == []
+        assert outcomes(live.lines("run_ended")) == ["success"]
+
     def test_I5_its_lock_was_removed(self, live):
         live.ok("init")
         with live.daemon() as process:
@@ -319,6 +360,11 @@ class TestAccidents:
             assert [pid for pid in children(inner) if state(pid) == "Z"] == []
             os.kill(inner, signal.SIGTERM)
             assert outer.wait(15) == 0
+
+
+def _processor_seconds(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _dumps(pid):

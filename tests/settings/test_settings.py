@@ -75,9 +75,21 @@ def test_the_environment_can_set_a_volume_that_has_no_default(tmp_path):
 
 def test_a_table_from_the_environment_replaces_the_one_in_the_file_and_its_origins(tmp_path):
     environ = {"AQUAD__LIMITS__DEADLINE": '{"full": "2h"}'}
-    result = loaded(tmp_path, '[limits]\ndeadline = { full = "4h", postgres = "1h" }\n', environ)
-    assert list(result.settings.limits.deadline) == ["full"]
+    result = loaded(tmp_path, '[limits]\ndeadline = { full = "4h", postgres = "3h" }\n', environ)
+    deadline = result.settings.limits.deadline
+    assert (deadline["full"], deadline["postgres"]) == (timedelta(hours=2), timedelta(hours=1))
     assert result.origins == {"limits.deadline": "environment AQUAD__LIMITS__DEADLINE"}
+
+
+def test_what_a_table_does_not_name_keeps_its_default(tmp_path):
+    """A hung weekly has to end, also where somebody gives the full backup more time."""
+    settings = loaded(
+        tmp_path, '[limits]\ndeadline = { full = "6h" }\n[objectives]\nrpo = { postgres = "1h" }\n'
+    ).settings
+    defaults = Settings()
+    assert settings.limits.deadline == {**defaults.limits.deadline, "full": timedelta(hours=6)}
+    assert settings.objectives.rpo == {**defaults.objectives.rpo, "postgres": timedelta(hours=1)}
+    assert settings.objectives.rto == defaults.objectives.rto
 
 
 def test_all_mistakes_at_once_each_with_its_line(tmp_path):
@@ -134,6 +146,7 @@ BAD = [
     ('[limits]\nstall = "5 minutes"', "90s"),
     ("[limits]\nstall = 60", "90s"),
     ('[limits]\ndeadline = { full = "never" }', "limits.deadline.full"),
+    ('[limits]\ndeadline = { fulll = "4h" }', "full, weekly, postgres, cleanup, verify, restore or prune"),
     ("[retention]\nminimum_verified = 0", "minimum_verified"),
     ("[retention]\nminimum_verified = 1.5", "minimum_verified"),
     ("[retention]\nminimum_verified = true", "minimum_verified"),

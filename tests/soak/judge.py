@@ -22,7 +22,7 @@ MEMORY_GROWTH = 12 << 20
 def judged(world, begin):
     """Sentences on what is not as it should be; prints what was counted."""
     _, catalog, history = world.check()
-    entries = list(world.lines.values())
+    entries = world.lines()
     problems = []
     wiring = world.wiring()
     end = world.clock.now()

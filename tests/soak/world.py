@@ -1,5 +1,6 @@
 """The stack of a soak: a small PostgreSQL, a volume, a checkout; and the accidents that happen to it."""
 
+import json
 import os
 import random
 import select
@@ -67,8 +68,7 @@ class World:
         self.log = Quiet()
         self.happened = Counter()
         self.rotten = set()
-        self.lines = {}
-        """Lines of the journal by their number: it forgets what is older than three months, and whoever judges does not."""
+        self._remembered = 0
         self.memory = []
         self.clock = Ahead(begin - datetime.now(UTC))
         self._disk()
@@ -136,7 +136,7 @@ class World:
         """Every run ended, no good backup was lost, the journal is whole."""
         repository = self.wiring().repository()
         entries = list(repository.journal.entries())
-        self.lines |= {entry["line"]: entry for entry in entries}
+        self._remember(entries)
         catalog, history = repository.catalog(), History.of(entries)
         assert not catalog.unreadable
         audit = verify_audit(repository.journal, catalog)
@@ -152,6 +152,18 @@ class World:
         for component in ("configs", "data", "postgres"):
             assert any(backup.component(component) for backup in good)
         return entries, catalog, history
+
+    def lines(self):
+        """Every line of the journal: it forgets what is older than three months, and whoever judges does not."""
+        return [json.loads(line) for line in (self.top / "lines").read_text().splitlines()]
+
+    def _remember(self, entries):
+        """In a file, for the memory is the daemon's, and measured."""
+        with (self.top / "lines").open("a") as file:
+            for entry in entries:
+                if entry["line"] > self._remembered:
+                    file.write(json.dumps(entry) + "\n")
+                    self._remembered = entry["line"]
 
     def _tick(self):
         """As the daemon's loop does it: what cannot be written now is tried again, when somebody has made room."""
