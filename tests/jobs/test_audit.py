@@ -371,8 +371,8 @@ def locked(drawn):
 
 
 def history(drawn):
-    """Lines as aquad writes them: runs have their own ids, end once and then say no more; a slot that has ended is not run
-    again; sequences grow.
+    """Lines as aquad writes them: runs have their own ids, end once and then say no more; a slot ends after its run, and is
+    not run again then; sequences grow.
     """
     entries, started, ids = [], {}, {}
     for number, one in enumerate(timed(locked(drawn)), start=1):
@@ -397,6 +397,10 @@ def history(drawn):
                 "slot": ended[0]["slot"],
                 "outcome": "success",
             }
+        elif one["event"] == "slot_ended" and (one["job"], one["slot"]) in {
+            (first["job"], first["slot"]) for first in started.values()
+        }:
+            continue
         elif "run" in one:
             one["run"] = ids.get(one["run"], one["run"])
             if one["event"] != "daemon_stopped" and one["run"] not in started:
