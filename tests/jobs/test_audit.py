@@ -386,21 +386,10 @@ def history(drawn):
                 continue
             first = started.pop(those[-1])
             one = {"outcome": "success", **first, **one, "event": "run_ended"}
-        elif one["event"] == "end_of_slot":
-            ended = [e for e in entries if e["event"] == "run_ended" and e.get("slot")][-1:]
-            if not ended:
+        elif one["event"] in {"end_of_slot", "slot_ended"}:
+            one = end_of_slot(entries, started.values(), one)
+            if one is None:
                 continue
-            one = {
-                "event": "slot_ended",
-                "at": one["at"],
-                "job": ended[0]["job"],
-                "slot": ended[0]["slot"],
-                "outcome": "success",
-            }
-        elif one["event"] == "slot_ended" and (one["job"], one["slot"]) in {
-            (first["job"], first["slot"]) for first in started.values()
-        }:
-            continue
         elif "run" in one:
             one["run"] = ids.get(one["run"], one["run"])
             if one["event"] != "daemon_stopped" and one["run"] not in started:
@@ -409,6 +398,15 @@ def history(drawn):
             one["sequence"] = number
         entries.append({"line": len(entries) + 1, **one})
     return entries
+
+
+def end_of_slot(entries, started, one):
+    """That of the last run, or any but of a run that is under way; None where there is no such."""
+    if one["event"] == "slot_ended":
+        return None if (one["job"], one["slot"]) in {(first["job"], first["slot"]) for first in started} else one
+    ended = [e for e in entries if e["event"] == "run_ended" and e.get("slot")][-1:]
+    told = {key: ended[0][key] for key in ("job", "slot")} if ended else {}
+    return {"event": "slot_ended", "at": one["at"], **told, "outcome": "success"} if ended else None
 
 
 def may_be_run(entries, one):
