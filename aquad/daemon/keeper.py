@@ -141,11 +141,12 @@ class Keeper:
         now = self._clock.now()
         recent = [at for at in starts if 0 <= (now - at).total_seconds() < RESTARTS_SECONDS]
         self._repository.journal.append("daemon_started", version=__version__, pid=os.getpid())
-        if len(recent) == RESTARTS:
+        alerts = [from_text(e["at"]) for e in entries if e["event"] == "alert" and e["rule"] == "daemon_restarts"]
+        if len(recent) >= RESTARTS and not (alerts and alerts[-1] >= recent[0]):
             self.alert(
                 "daemon_restarts",
                 "warning",
-                f"the daemon was started {RESTARTS + 1} times in {RESTARTS_SECONDS // 60} minutes",
+                f"the daemon was started {len(recent) + 1} times in {RESTARTS_SECONDS // 60} minutes",
             )
         if not entries and self._repository.catalog().backups:
             self.alert(

@@ -316,6 +316,20 @@ def test_B11_a_foreign_directory_is_not_kept(world, tmp_path):
     assert os.listdir(world.repository.root) == []
 
 
+def test_a_crash_loop_is_an_alert_also_where_the_daemon_dies_right_before_it(world, monkeypatch):
+    world.crash()
+    with monkeypatch.context() as dying:
+        dying.setattr(Keeper, "alert", lambda *_, **__: None)
+        for _ in range(5):
+            world.daemon()
+            world.crash()
+    assert world.lines("alert") == []
+    for _ in range(3):
+        world.daemon()
+        world.crash()
+    assert [line["text"] for line in world.lines("alert")] == ["the daemon was started 7 times in 10 minutes"]
+
+
 def test_what_the_daemon_itself_ended_is_tried_again_and_what_an_operator_ended_is_not(world):
     world.keeper.tick()
     run = world.started[-1]
