@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import psycopg
 from psycopg import sql
 
+from aquad.core import secret
 from aquad.core.errors import InvalidUse, SourceFailed, Unreachable
 from aquad.core.escape import escaped
 
@@ -87,19 +88,11 @@ def password(login: Login) -> str | None:
     """Read the password. Raises InvalidUse when its file is missing, empty, or readable by others."""
     if login.password_file is None:
         return None
+    stored = secret.read(login.password_file, "password file", InvalidUse)
     try:
-        status = login.password_file.stat()
-        text = login.password_file.read_text().removesuffix("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "it is not text"
-        raise InvalidUse(
-            f"read password file {login.password_file}: {reason}", "Check postgres.password_file."
-        ) from error
-    if status.st_mode & 0o007:
-        raise InvalidUse(
-            f"read password file {login.password_file}: its mode is {status.st_mode & 0o777:04o}, open to others",
-            f"Run: chmod 600 {login.password_file}",
-        )
+        text = stored.decode().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise InvalidUse(f"read password file {login.password_file}: it is not text") from error
     if not text:
         raise InvalidUse(f"read password file {login.password_file}: it is empty", "Write the password into it.")
     return text

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from aquad.core import secret
 from aquad.core.errors import ChildFailed, WrongKey
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from aquad.stream.gpg.home import Home
 
-KEYS_BYTES = 8 << 20
 UNUSABLE = {"e": "it has expired", "r": "it was revoked", "d": "it is disabled", "i": "it is not valid"}
 """Field 2 of gpg's key listing (doc/DETAILS of GnuPG)."""
 
@@ -39,17 +38,14 @@ class Recipient(NamedTuple):
 
 def passphrase(path: Path) -> bytes:
     """The first line. Raises WrongKey when it is missing, unreadable, empty, or open to others."""
-    secret = _read(path, "passphrase", secret=True).split(b"\n", 1)[0].rstrip(b"\r")
-    if not secret:
-        raise WrongKey(f"read passphrase {path}: it is empty", "Its first line is the passphrase.")
-    return secret
+    return secret.first_line(path, "passphrase", WrongKey)
 
 
 def bring_in(home: Home, path: Path, what: Literal["public keys", "private keys"]) -> None:
     """Import the keys of a file. Raises WrongKey when there are none in it."""
     call = home.start(["--import"])
     try:
-        call.child.feed([_read(path, what, secret=what == "private keys")])
+        call.child.feed([secret.read(path, what, WrongKey, secret=what == "private keys")])
     except ChildFailed as error:
         raise WrongKey(
             f"read {what} {path}: {error.message}", "Export them with gpg --export(-secret-keys) --armor."
@@ -116,16 +112,3 @@ def _listed(home: Home, what: str) -> dict[str, list[list[str]]]:
         elif record[0] == "fpr" and len(current) == 1 and record[9] not in keys:
             keys[record[9]] = current
     return keys
-
-
-def _read(path: Path, what: str, *, secret: bool) -> bytes:
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode & 0o777
-            if secret and mode & 0o007:
-                raise WrongKey(f"read {what} {path}: its mode is {mode:04o}, open to others", f"Run: chmod 600 {path}")
-            return file.read(KEYS_BYTES)
-    except OSError as error:
-        raise WrongKey(
-            f"read {what} {path}: {os.strerror(error.errno or 0)}", "Is it mounted, and may aquad read it?"
-        ) from error
