@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from aquad.core.clock import to_text
+from aquad.core import machine
 from aquad.core.errors import ConfirmationNeeded
 from aquad.core.escape import escaped
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
     from aquad.cli import Invocation
 
-SCHEMA_VERSION = 1
-
 
 def say(invocation: Invocation, text: str) -> None:
     """Print a line that nobody asked for: that all went well."""
@@ -31,11 +28,7 @@ def say(invocation: Invocation, text: str) -> None:
 
 
 def print_json(**content: Any) -> None:
-    click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=1, default=_plain))
-
-
-def _plain(value: object) -> str:
-    return to_text(value) if isinstance(value, datetime) else str(value)
+    click.echo(machine.text(content))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -121,4 +114,4 @@ class Bars:
             self._line(event="progress", stage=self._stage, bytes=self._done)
 
     def _line(self, **content: Any) -> None:
-        print(json.dumps({"schema_version": SCHEMA_VERSION, **content}), file=sys.stderr, flush=True)  # noqa: T201 - this is the command line
+        print(machine.text(content, indent=None), file=sys.stderr, flush=True)  # noqa: T201 - this is the command line
