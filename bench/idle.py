@@ -1,4 +1,4 @@
-"""C2: what the daemon costs while it has nothing to do: memory, processor time and wake-ups.
+"""C2: what the daemon costs while it has nothing to do but to be scraped: memory, processor time and wake-ups.
 
 python -m bench.idle [--minutes 10]     exit 1 past the limit
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 from aquad.demo import playground
@@ -19,6 +20,7 @@ from aquad.wiring import Wiring
 
 GOAL_MB, LIMIT_MB = 64, 80
 BACKUPS, LINES = 60, 6000
+PORT, SCRAPE_SECONDS = 9481, 15
 SETTINGS = """
 stack = "idle"
 [repository]
@@ -33,6 +35,8 @@ weekly = "off"
 verify = "off"
 [configs]
 root = "{top}/checkout"
+[web]
+listen = "127.0.0.1:{port}"
 """
 
 
@@ -46,7 +50,7 @@ def main() -> int:
         try:
             time.sleep(5)
             before = measured(daemon.pid)
-            time.sleep(minutes * 60)
+            scraped(minutes * 60)
             after = measured(daemon.pid)
         finally:
             daemon.terminate()
@@ -60,12 +64,21 @@ def main() -> int:
     return int(megabytes > LIMIT_MB)
 
 
+def scraped(seconds: float) -> None:
+    """As Prometheus does in the stack."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics", timeout=10) as answer:
+            answer.read()
+        time.sleep(SCRAPE_SECONDS)
+
+
 def repository(top: Path) -> Path:
     """Backups by hand, and a long journal; returns the settings. The next slot is half a day away."""
     playground.make_checkout(top / "checkout")
     path = top / "settings.toml"
     later = time.gmtime(time.time() + 43200)
-    path.write_text(SETTINGS.format(top=top, minute=later.tm_min, hour=later.tm_hour))
+    path.write_text(SETTINGS.format(top=top, port=PORT, minute=later.tm_min, hour=later.tm_hour))
     aquad = [sys.executable, "-m", "aquad", "-q", "-c", str(path)]
     subprocess.run([*aquad, "init"], check=True, stderr=subprocess.DEVNULL)
     for _ in range(BACKUPS):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -10,10 +10,6 @@ from aquad.cli import Invocation
 from aquad.cli.output import print_json, table
 from aquad.core.clock import from_text
 from aquad.observe.reports import both_times, encryption_text, human_bytes
-
-if TYPE_CHECKING:
-    from aquad.repository.manifest import Manifest
-    from aquad.repository.repository import Repository
 
 
 @click.command("list")
@@ -33,12 +29,14 @@ def list_backups(invocation: Invocation, component: str | None, kind: str | None
       aquad list
       aquad list --component postgres --since 2026-11-01
     """
+    from aquad.jobs.listing import listed, said
+    from aquad.repository.history import History
     from aquad.wiring import Wiring
 
     wiring = Wiring.load(invocation.config_path)
     repository = wiring.repository()
-    catalog = repository.catalog()
-    proved = _proved(repository)
+    catalog = repository.manifests.briefs()
+    verdicts = History.of(repository.journal.entries()).verdicts
     chosen = [
         backup
         for backup in catalog.backups
@@ -47,8 +45,7 @@ def list_backups(invocation: Invocation, component: str | None, kind: str | None
         and (since is None or from_text(backup.started_at) >= since.replace(tzinfo=wiring.zone))
     ]
     if invocation.json:
-        rows = [{**_summary(backup), "verified": proved.get(backup.id)} for backup in chosen]
-        print_json(backups=rows, unreadable=[u._asdict() for u in catalog.unreadable])
+        print_json(**listed(chosen, catalog.unreadable, verdicts))
         return
     if not chosen:
         click.echo("no backups" + (" that fit" if catalog.backups else ": `aquad run full` makes the first"))
@@ -62,8 +59,8 @@ def list_backups(invocation: Invocation, component: str | None, kind: str | None
                     backup.kind,
                     backup.outcome,
                     human_bytes(backup.stored_bytes),
-                    ", ".join(c.name + ("" if c.good else " (FAILED)") for c in backup.components),
-                    _said(proved.get(backup.id)),
+                    ", ".join(part.name + (" (FAILED)" * (part.outcome == "failed")) for part in backup.parts),
+                    said(verdicts.get(backup.id)),
                 ]
                 for backup in chosen
             ],
@@ -82,21 +79,23 @@ def show(invocation: Invocation, backup_id: str) -> None:
     Example:
       aquad show latest
     """
+    from aquad.jobs.listing import said, shown
+    from aquad.repository.history import History
     from aquad.wiring import Wiring
 
     wiring = Wiring.load(invocation.config_path)
     repository = wiring.repository()
     backup = repository.catalog().find(backup_id)
-    proved = _proved(repository).get(backup.id)
+    verdict = History.of(repository.journal.entries()).verdicts.get(backup.id)
     if invocation.json:
-        print_json(backup=backup.model_dump(mode="json"), verified=proved)
+        print_json(**shown(backup, verdict))
         return
     click.echo(f"{backup.id}   {backup.kind}, number {backup.sequence}, {backup.outcome}")
     click.echo(f"started    {both_times(from_text(backup.started_at), wiring.zone)}")
     click.echo(f"finished   {both_times(from_text(backup.finished_at), wiring.zone)}")
     click.echo(f"size       {human_bytes(backup.stored_bytes)} stored, {human_bytes(backup.plain_bytes)} unpacked")
     click.echo(f"encryption {encryption_text(backup.model_dump(mode='json'))}")
-    click.echo(f"verified   {_said(proved)}\n")
+    click.echo(f"verified   {said(verdict)}\n")
     rows = []
     for component in backup.components:
         state = component.outcome + (f" ({component.consistency})" if component.consistency else "")
@@ -116,31 +115,3 @@ def show(invocation: Invocation, backup_id: str) -> None:
             click.echo(
                 f"{component.name}: database {database['name']}: {len(database.get('rows', {}))} tables, {sum(counted)} rows"
             )
-
-
-def _summary(backup: Manifest) -> dict[str, Any]:
-    return {
-        "id": backup.id,
-        "kind": backup.kind,
-        "sequence": backup.sequence,
-        "started_at": backup.started_at,
-        "finished_at": backup.finished_at,
-        "outcome": backup.outcome,
-        "stored_bytes": backup.stored_bytes,
-        "plain_bytes": backup.plain_bytes,
-        "components": {c.name: c.outcome for c in backup.components},
-    }
-
-
-def _proved(repository: Repository) -> dict[str, dict[str, Any]]:
-    """The last verdict on each backup."""
-    keys = ("level", "outcome", "at")
-    return {
-        e["backup"]: {key: e[key] for key in keys} for e in repository.journal.entries() if e["event"] == "verified"
-    }
-
-
-def _said(verdict: dict[str, Any] | None) -> str:
-    if verdict is None:
-        return "never"
-    return f"{verdict['level']}, {verdict['at'][:16]}Z" if verdict["outcome"] == "success" else "DAMAGED"

@@ -22,17 +22,17 @@ class Reporting:
 
     def stage(self, name: str, total_bytes: int | None) -> None:
         self._done = 0
-        self._say(event="stage", stage=name[:200], total_bytes=total_bytes)
+        self.say(event="stage", stage=name[:200], total_bytes=total_bytes)
 
     def advance(self, count: int) -> None:
         self._done += count
         if time.monotonic() - self._said_at >= SECONDS:
             self._said_at = time.monotonic()
-            self._say(event="progress", bytes=self._done)
+            self.say(event="progress", bytes=self._done)
 
     def error(self, text: str) -> None:
-        self._say(event="error", text=text[:TEXT_CHARACTERS])
+        self.say(event="error", text=text[:TEXT_CHARACTERS])
 
-    def _say(self, **report: Any) -> None:
+    def say(self, **report: Any) -> None:
         with contextlib.suppress(BlockingIOError, BrokenPipeError):  # harmless because the journal has what matters
             os.write(self._fd, json.dumps(report).encode() + b"\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,15 +11,18 @@ from aquad.cli import Invocation
 from aquad.cli.output import Bars, print_json, say
 from aquad.cli.reporting import Reporting
 from aquad.core.clock import from_text
-from aquad.core.errors import AquadError, InvalidUse
+from aquad.core.errors import AquadError, InvalidUse, RepositoryRefused, RepositoryWriteFailed
 from aquad.observe.reports import duration, human_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from aquad.jobs.run import Turn, Work
     from aquad.repository.repository import Repository
     from aquad.wiring import Wiring
 
 DAEMON = "daemon"
+WARNINGS = 3
 
 
 @click.command()
@@ -68,7 +71,7 @@ def run(
     if components and job != "full":
         raise InvalidUse(f"run {job} --component: only a full backup can be one of some components")
     reporting = Reporting(report_fd) if report_fd is not None else None
-    try:
+    with _errors_heard(reporting):
         wiring = Wiring.load(invocation.config_path, DAEMON if slot else "")
         repository = wiring.repository()
         if dry_run:
@@ -77,7 +80,8 @@ def run(
         if job == "cleanup":
             repository.spend_reserve()
         started = wiring.clock.monotonic()
-        with nullcontext(reporting) if reporting else Bars(invocation) as progress:
+        shown = nullcontext(reporting) if reporting else Bars(invocation)
+        with _told_of_a_full_disk(wiring, repository, job, by_hand=slot is None), shown as progress:
             result = run_job(
                 repository,
                 job,
@@ -88,12 +92,53 @@ def run(
                 progress=progress,
                 turn=_turn(slot, attempt),
             )
+    _show(invocation, repository, result, wiring.clock.monotonic() - started)
+    written = slot is not None or _tell(
+        wiring, repository, verified="backup" in result.details and result.outcome != "failed"
+    )
+    raise SystemExit(result.exit_code or (0 if written else WARNINGS))
+
+
+@contextmanager
+def _errors_heard(reporting: Reporting | None) -> Iterator[None]:
+    try:
+        yield
     except AquadError as error:
         if reporting:
             reporting.error(str(error))
         raise
-    _show(invocation, repository, result, wiring.clock.monotonic() - started)
-    raise SystemExit(result.exit_code)
+
+
+@contextmanager
+def _told_of_a_full_disk(wiring: Wiring, repository: Repository, job: str, *, by_hand: bool) -> Iterator[None]:
+    """Or of one that is gone: the run could not even be written down."""
+    try:
+        yield
+    except (RepositoryWriteFailed, RepositoryRefused) as error:
+        if by_hand:
+            with suppress(AquadError, OSError):  # harmless because the error itself is what has to be seen
+                _tell(wiring, repository, unrecorded=(job, str(error)))
+        raise
+
+
+def _tell(
+    wiring: Wiring, repository: Repository, *, verified: bool = False, unrecorded: tuple[str, str] | None = None
+) -> bool:
+    """Without a daemon nobody else would. `unrecorded`: job and error of a run that could not even be written down. Returns
+    whether what there was to tell is written down.
+    """
+    from aquad.jobs.by_hand import Teller
+
+    seen = wiring.picture(repository, wiring.clock.now()).overview
+    teller = Teller(repository, seen, wiring.channels(), wiring.secrets(), wiring.zone)
+    if unrecorded:
+        teller.failed(*unrecorded)
+    for receipt in teller.tell(ping=verified):
+        if receipt.error:
+            click.echo(f"aquad: an alert was not delivered by {receipt.channel}: {receipt.error}", err=True)
+    if teller.unwritten:
+        click.echo(f"aquad: alerts are not written down: {teller.unwritten}", err=True)
+    return not teller.unwritten
 
 
 def _turn(slot: str | None, attempt: int) -> Turn | None:

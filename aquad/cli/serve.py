@@ -38,7 +38,7 @@ def serve(invocation: Invocation) -> None:
 
     wiring = load()
     log = make_log(wiring.clock, wiring.zone, sys.stderr, as_json=invocation.json)
-    raise SystemExit(Daemon(wiring, load, _start, log).run())
+    raise SystemExit(Daemon(wiring, load, _start, _send, log).run())
 
 
 def _start(wiring: Wiring, turn: Turn) -> Supervised:
@@ -47,10 +47,20 @@ def _start(wiring: Wiring, turn: Turn) -> Supervised:
     """
     from aquad.core.process import Supervised
 
-    argv = [sys.executable, "-m", "aquad", "-c", "/dev/stdin"]
-    argv += ["-q", "run", turn.slot.job, "--slot", to_text(turn.slot.at), "--attempt", str(turn.attempt)]
+    argv = _aquad(wiring)
+    argv += ["run", turn.slot.job, "--slot", to_text(turn.slot.at), "--attempt", str(turn.attempt)]
     argv += ["--wait", str(int(wiring.slot_policy().catch_up.total_seconds()))]
-    return Supervised(argv, wiring.settings_text.encode())
+    return Supervised(argv)
+
+
+def _send(wiring: Wiring, batch: bytes) -> Supervised:
+    from aquad.core.process import Supervised
+
+    return Supervised([*_aquad(wiring), "alerts", "send", batch])
+
+
+def _aquad(wiring: Wiring) -> list[str | bytes]:
+    return [sys.executable, "-m", "aquad", "-c", wiring.settings_text.encode(), "-q"]
 
 
 @click.command("next")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -11,13 +10,17 @@ from aquad.cli import Invocation
 from aquad.cli.output import print_json, table
 from aquad.core.errors import AquadError
 from aquad.core.escape import escaped
+from aquad.observe.overview import status_json
 from aquad.observe.reports import both_times, duration, human_bytes
+from aquad.observe.rules import rule_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import tzinfo
 
     from aquad.observe.overview import Overview
     from aquad.stream.artifact import Finding
+    from aquad.wiring import Wiring
 
 STALE = 15
 
@@ -33,23 +36,12 @@ def status(invocation: Invocation, judge: bool) -> None:
       aquad status
       aquad status --check && echo fresh
     """
-    from aquad.jobs.overview import overview
     from aquad.wiring import Wiring
 
     wiring = Wiring.load(invocation.config_path)
-    repository = wiring.repository()
-    grace = int(wiring.settings.objectives.grace.total_seconds())
-    now = wiring.clock.now()
-    seen = overview(
-        repository,
-        wiring.components(),
-        objectives=wiring.objectives(),
-        grace_seconds=grace,
-        now=now,
-        coming=wiring.coming(now, 3),
-    )
+    seen = wiring.picture(wiring.repository(), wiring.clock.now()).overview
     if invocation.json:
-        print_json(**asdict(seen), stale=seen.stale)
+        print_json(**status_json(seen))
     else:
         _print(seen, wiring.zone)
     if judge and seen.stale:
@@ -62,7 +54,7 @@ def _print(seen: Overview, zone: tzinfo) -> None:
     )
     click.echo(f"last run: {seen.last_run}" + (f"; at work now: {seen.running}" if seen.running else ""))
     if seen.daemon:
-        click.echo("next:     " + ", ".join(f"{job} {both_times(at, zone)}" for job, at in seen.coming))
+        click.echo("next:     " + ", ".join(f"{job} {both_times(at, zone)}" for job, at in seen.coming[:3]))
     else:
         click.echo("NO DAEMON keeps the schedule: `aquad serve`")
     if seen.held:
@@ -97,6 +89,14 @@ def _print(seen: Overview, zone: tzinfo) -> None:
             for view in seen.components
         ],
     )
+    _print_what_is_wrong(seen, zone)
+
+
+def _print_what_is_wrong(seen: Overview, zone: tzinfo) -> None:
+    for one in seen.incidents:
+        since = f"since {both_times(one.started_at, zone)}" + (f", {one.times} times" if one.times > 1 else "")
+        title = rule_of(one.rule).title(one.subject)
+        click.echo(escaped(f"{one.level.upper()} {title}, {since}: {one.last_cause or one.cause}"))
     for line in seen.warnings:
         click.echo(f"WARNING {line}")
     for name in seen.aside:
@@ -110,7 +110,7 @@ def _print(seen: Overview, zone: tzinfo) -> None:
 @click.command()
 @click.pass_obj
 def check(invocation: Invocation) -> None:
-    """Connect to every source; say what would fail tonight. Exit 1 on an error, 3 on a warning.
+    """Connect to every source and every channel; say what would fail tonight. Exit 1 on an error, 3 on a warning.
 
     \b
     Example:
@@ -134,6 +134,7 @@ def check(invocation: Invocation) -> None:
             findings += source.check()
         except AquadError as error:
             findings.append(Finding("error", source.component, error.message, error.hint))
+    findings += _channels(wiring)
     if invocation.json:
         print_json(findings=[finding._asdict() for finding in findings])
     else:
@@ -141,6 +142,19 @@ def check(invocation: Invocation) -> None:
             _print_finding(finding)
     levels = {finding.level for finding in findings}
     raise SystemExit(1 if "error" in levels else 3 if "warning" in levels else 0)
+
+
+def _channels(wiring: Wiring) -> Iterator[Finding]:
+    from aquad.stream.artifact import Finding
+
+    channels = wiring.channels()
+    if not channels:
+        yield Finding("warning", "alerts", "there is no channel: nobody would hear of a disaster", "Set [alerts].")
+    for name, channel in channels.items():
+        try:
+            yield Finding("ok", name, channel.check())
+        except AquadError as error:
+            yield Finding("error", name, error.message, error.hint)
 
 
 def _print_finding(finding: Finding) -> None:

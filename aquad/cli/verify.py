@@ -75,7 +75,7 @@ def verify(invocation: Invocation, what: str, level: Level) -> None:
         raise SystemExit(WARNINGS)
 
 
-def _chosen(catalog: Catalog, root: Path, what: str) -> Manifest:
+def _chosen(catalog: Catalog[Manifest], root: Path, what: str) -> Manifest:
     path = Path(what)
     if "/" not in what and not path.is_file():
         return catalog.find(what)

@@ -21,7 +21,7 @@ from aquad.core.errors import ChildFailed
 from aquad.core.escape import escaped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 PIPE_BYTES = 1 << 20
 PIPE_FILLS_SECONDS = 0.001
@@ -212,31 +212,38 @@ def run(
 class Supervised:
     """A child that an event loop looks after: in its own process group, with our stdout and stderr, and a pipe for its reports.
 
-    The option `--report-fd N` is appended to `argv`. `pidfd` becomes readable when it has ended, `report_fd` when it says
-    something. `stdin` is there whole when it starts. Start it from the main thread: it is killed when that ends.
+    The option `--report-fd N` is appended to `argv`. Bytes in `argv` reach the child as the path of a file in memory, which
+    holds them. `pidfd` becomes readable when it has ended, `report_fd` when it says something. Start it from the main thread:
+    it is killed when that ends.
     """
 
-    def __init__(self, argv: Sequence[str], stdin: bytes = b"") -> None:
+    def __init__(self, argv: Sequence[str | bytes]) -> None:
         self.report_fd, report_to = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         guard = shutil.which("setpriv")
         prefix = [guard, "--pdeathsig", "KILL", "--"] if guard else []
-        given = os.memfd_create("stdin")
-        try:
-            os.pwrite(given, stdin, 0)
-            self._process = subprocess.Popen(
-                [*prefix, *argv, "--report-fd", str(report_to)],
-                stdin=given,
-                pass_fds=(report_to,),
-                process_group=0,
-            )
-        except OSError as error:
-            os.close(self.report_fd)
-            raise ChildFailed(
-                f"start {argv[0]}: {error.strerror}", "Look at the limits of processes and memory."
-            ) from error
-        finally:
-            os.close(given)
-            os.close(report_to)
+        with contextlib.ExitStack() as ours:
+            ours.callback(os.close, report_to)
+            passed, words = [report_to], []
+            for word in argv:
+                if isinstance(word, bytes):
+                    passed.append(os.memfd_create("given"))
+                    ours.callback(os.close, passed[-1])
+                    _pwrite(passed[-1], word)
+                    words.append(f"/dev/fd/{passed[-1]}")
+                else:
+                    words.append(word)
+            try:
+                self._process = subprocess.Popen(
+                    [*prefix, *words, "--report-fd", str(report_to)],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=passed,
+                    process_group=0,
+                )
+            except OSError as error:
+                os.close(self.report_fd)
+                raise ChildFailed(
+                    f"start {words[0]}: {error.strerror}", "Look at the limits of processes and memory."
+                ) from error
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)
 
@@ -263,13 +270,22 @@ class Supervised:
         os.close(self.pidfd)
 
 
-def reap(known: int | None) -> None:
-    """As process 1 of a container: wait for orphans that became ours. The child `known` is left to whoever looks after it."""
+def _pwrite(fd: int, content: bytes) -> None:
+    """Write all of it, and stay at its beginning."""
+    done = 0
+    while done < len(content):
+        done += os.pwrite(fd, content[done:], done)
+
+
+def reap(known: Collection[int]) -> None:
+    """As process 1 of a container: wait for orphans that became ours. Children that are `known` are left to whoever looks after
+    them.
+    """
     while True:
         try:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        if ended is None or ended.si_pid == known:
+        if ended is None or ended.si_pid in known:
             return
         os.waitpid(ended.si_pid, 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aquad import __version__
@@ -76,7 +76,7 @@ class Keeper:
 
     def __init__(self, wiring: Wiring, repository: Repository, start: Start, log: Log) -> None:
         self._wiring = wiring
-        self._repository = repository
+        self.repository = repository
         self._start = start
         self._log = log
         self._clock = wiring.clock
@@ -126,7 +126,7 @@ class Keeper:
         self._look_after()
         attempt = self._attempt(turn) if turn else None
         cut_short = attempt is not None and attempt.outcome in {"aborted", "interrupted"}
-        self._repository.journal.append(
+        self.repository.journal.append(
             "daemon_stopped", reason=reason, run=attempt.run if attempt and cut_short else None
         )
         self.close()
@@ -136,11 +136,11 @@ class Keeper:
         self._holding.close()
 
     def _begin(self) -> None:
-        entries = list(self._repository.journal.entries())
+        entries = list(self.repository.journal.entries())
         starts = [from_text(e["at"]) for e in entries if e["event"] == "daemon_started"]
         now = self._clock.now()
         recent = [at for at in starts if 0 <= (now - at).total_seconds() < RESTARTS_SECONDS]
-        self._repository.journal.append("daemon_started", version=__version__, pid=os.getpid())
+        self.began = self.repository.journal.append("daemon_started", version=__version__, pid=os.getpid())
         alerts = [from_text(e["at"]) for e in entries if e["event"] == "alert" and e["rule"] == "daemon_restarts"]
         if len(recent) >= RESTARTS and not (alerts and alerts[-1] >= recent[0]):
             self.alert(
@@ -148,40 +148,37 @@ class Keeper:
                 "warning",
                 f"the daemon was started {len(recent) + 1} times in {RESTARTS_SECONDS // 60} minutes",
             )
-        if not entries and self._repository.catalog().backups:
+        if not entries and self.repository.catalog().backups:
             self.alert(
                 "journal_lost", "critical", "the journal is gone: what ran and what was verified is not known any more"
             )
         if entries and from_text(entries[-1]["at"]).timestamp() > now.timestamp() + BACK_SECONDS:
-            self._repository.journal.append("clock_went_back", seen=entries[-1]["at"], to=to_text(now))
+            self.repository.journal.append("clock_went_back", seen=entries[-1]["at"], to=to_text(now))
         self._note_settings(self._wiring)
         self._read()
 
     def _note_settings(self, wiring: Wiring, *, always: bool = False) -> None:
         """Every change of settings stands in the journal, with what it was before; the first line has them all."""
         values = wiring.settings_values()
-        entries = self._repository.journal.entries()
+        entries = self.repository.journal.entries()
         before = None
         for entry in entries:
             before = entry["values"] if entry["event"] == "settings" else before
         if before is None:
-            self._repository.journal.append("settings", changed={}, values=values)
+            self.repository.journal.append("settings", changed={}, values=values)
         elif always or before != values:
             keys = sorted({*before, *values})
             changed = {key: [before.get(key), values.get(key)] for key in keys if before.get(key) != values.get(key)}
-            self._repository.journal.append("settings", changed=changed, values=values)
+            self.repository.journal.append("settings", changed=changed, values=values)
             self._log.info("settings changed", keys=", ".join(changed))
 
     def _read(self) -> None:
         """Read the journal when it has grown; it holds three months, and is read in a moment."""
-        stamp: tuple[int, ...] = ()
-        with suppress(FileNotFoundError):  # harmless because it is so in every rotation, and the renamed file is read
-            status = self._repository.layout.journal.stat()
-            stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        stamp = self.repository.journal.stamp()
         if stamp and stamp == self._stamp:
             return
         ledger, history = Ledger(), History()
-        for entry in self._repository.journal.entries():
+        for entry in self.repository.journal.entries():
             ledger.add(entry)
             history.add(entry)
         for job, at in self._slots_of_backups:
@@ -214,9 +211,9 @@ class Keeper:
         """The slot of the very first full backup: there is none yet, and none was tried for that."""
         if self._ledger.newest_ended("full", self._clock.now()) is not None:
             return None
-        if any(backup.kind == "full" for backup in self._repository.catalog().backups):
+        if any(backup.kind == "full" for backup in self.repository.catalog().backups):
             return None
-        return from_text(self._repository.marker.created_at)
+        return from_text(self.repository.marker.created_at)
 
     def _run(self, turn: Turn) -> None:
         self.running = Running(turn, self._start(self._wiring, turn), Reports())
@@ -237,7 +234,7 @@ class Keeper:
         if attempt is not None and attempt.outcome is None:
             self._tidy(wait_seconds=LAST_CHILDREN_SECONDS)
         elif attempt is None:
-            self._repository.journal.append(
+            self.repository.journal.append(
                 "run_ended",
                 run=secrets.token_hex(4),
                 job=turn.slot.job,
@@ -273,7 +270,7 @@ class Keeper:
     def _tidy(self, wait_seconds: float = 0.0) -> None:
         """Have a dead run recorded, and what it left put away; a living one does so itself when it begins."""
         try:
-            with self._repository.writing(run_id=secrets.token_hex(4), command="daemon", wait_seconds=wait_seconds):
+            with self.repository.writing(run_id=secrets.token_hex(4), command="daemon", wait_seconds=wait_seconds):
                 pass
         except LockHeld:
             return
@@ -282,7 +279,7 @@ class Keeper:
     def _end(self, ending: Ending) -> None:
         slot = ending.slot
         more = {"first": to_text(ending.first), "count": ending.number} if ending.first and ending.number > 1 else {}
-        self._repository.journal.append(
+        self.repository.journal.append(
             "slot_ended", job=slot.job, slot=to_text(slot.at), outcome=ending.outcome, reason=ending.reason, **more
         )
         if ending.outcome in slots.DONE:
@@ -300,18 +297,18 @@ class Keeper:
             )
 
     def alert(self, rule: str, level: str, text: str, **about: str) -> None:
-        self._repository.journal.append("alert", rule=rule, level=level, component=None, text=text, **about)
+        self.repository.journal.append("alert", rule=rule, level=level, component=None, text=text, **about)
 
     def _check_clock(self, now: datetime) -> None:
         if (self._seen_at - now).total_seconds() > BACK_SECONDS:
-            self._repository.journal.append("clock_went_back", seen=to_text(self._seen_at), to=to_text(now))
+            self.repository.journal.append("clock_went_back", seen=to_text(self._seen_at), to=to_text(now))
             self._log.warning("the clock went back", seen=to_text(self._seen_at), to=to_text(now))
             self._started_at = min(self._started_at, now)
 
     def _check_place(self) -> None:
         """The directory may have been unmounted, and another daemon may have made the lock anew."""
         self._wiring.repository()
-        path = self._repository.layout.daemon_lock
+        path = self.repository.layout.daemon_lock
         if not path.exists() or path.stat().st_ino != os.fstat(self._lock_fd).st_ino:
             raise LockLost(f"look at {path}: it is not the file that this daemon has locked", "Somebody removed it.")
 

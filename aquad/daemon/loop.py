@@ -7,11 +7,14 @@ import select
 import signal
 import time
 from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from aquad.core.errors import AquadError, LockHeld, RepositoryRefused, SettingsInvalid
 from aquad.core.process import reap
 from aquad.daemon.keeper import Keeper, LockLost
+from aquad.daemon.notifier import Notifier
+from aquad.daemon.outside import Outside
 from aquad.daemon.timer import Timer
 from aquad.daemon.watchdog import Watchdog
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from aquad.daemon.keeper import Start
+    from aquad.daemon.notifier import Send
     from aquad.observe.logs import Log
     from aquad.wiring import Wiring
 
@@ -34,14 +38,16 @@ DRIFT_SECONDS = 5.0
 
 
 class Daemon:
-    """`load` reads the settings again."""
+    """`load` reads the settings again. Raises AquadError when somebody else listens where it should."""
 
-    def __init__(self, wiring: Wiring, load: Callable[[], Wiring], start: Start, log: Log) -> None:
+    def __init__(self, wiring: Wiring, load: Callable[[], Wiring], start: Start, send: Send, log: Log) -> None:
         self._wiring = wiring
         self._load = load
         self._start = start
         self._log = log
         self._keeper: Keeper | None = None
+        self._outside = Outside(wiring)
+        self._notifier = Notifier(send, self._outside.counters, log, wiring.clock.now())
         self._wake_fd, self._ring_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._timer = Timer(self._ring)
         self._watchdog = Watchdog()
@@ -58,6 +64,8 @@ class Daemon:
         self._timer.start(self._wiring.rules())
         self._watchdog.start()
         self._log.info("daemon started", repository=str(self._wiring.settings.repository.path), pid=os.getpid())
+        if self._outside.server is not None:
+            self._log.info("listening", port=self._outside.server.port)
         drift = time.time() - time.monotonic()
         while not self._stop:
             self._watchdog.beat()
@@ -65,7 +73,8 @@ class Daemon:
                 self._read_settings()
             retry_at = self._tick()
             if retry_at is not None:
-                self._timer.ring_at(retry_at)
+                self._timer.ring_at(retry_at, "retry")
+            self._timer.ring_at(self._show_and_tell(), "alerts")
             if not self._stop:
                 self._look()
             if abs(time.time() - time.monotonic() - drift) > DRIFT_SECONDS:
@@ -98,6 +107,21 @@ class Daemon:
             self._trouble = ""
         return retry_at
 
+    def _show_and_tell(self) -> datetime:
+        """What is seen of us, and who has to hear what; when to look again."""
+        of_daemon = {
+            "trouble": self._trouble,
+            "settings_valid": not self._bad_settings,
+            "waiting": self._notifier.waiting,
+        }
+        self._outside.look(self._wiring, self._keeper, of_daemon)
+        picture = self._outside.picture
+        try:
+            return self._notifier.tick(self._wiring, self._keeper, picture.overview if picture else None, self._trouble)
+        except (AquadError, OSError) as error:  # the journal cannot be read; the next tick of the keeper says so too
+            self._log.error("alerts are not looked at", error=str(error))
+            return self._wiring.clock.now() + timedelta(minutes=1)
+
     def _say_trouble(self, error: AquadError) -> None:
         """Once, not every minute."""
         if str(error) != self._trouble:
@@ -113,6 +137,8 @@ class Daemon:
             wiring = self._load()
             if wiring.settings.repository.path != self._wiring.settings.repository.path:
                 raise SettingsInvalid("read settings: repository.path is another", "Start the daemon again for that.")
+            if wiring.settings.web != self._wiring.settings.web:
+                raise SettingsInvalid("read settings: web.listen is another", "Start the daemon again for that.")
             if self._keeper is not None:
                 self._keeper.change(wiring, after_bad_ones=self._bad_settings)
         except AquadError as error:
@@ -137,12 +163,14 @@ class Daemon:
         fds = [self._wake_fd]
         if running and not self._trouble:  # what cannot be put away now would be ready for ever
             fds += [running.child.pidfd, running.child.report_fd]
+        if self._notifier.child:
+            fds += [self._notifier.child.pidfd, self._notifier.child.report_fd]
         ready, _, _ = select.select(fds, [], [], seconds)
         if self._wake_fd in ready:
             with suppress(BlockingIOError):  # harmless because all of it is read
                 while os.read(self._wake_fd, 4096):
                     pass
-        reap(running.child.pid if running else None)
+        reap({child.pid for child in (running and running.child, self._notifier.child) if child})
         return bool(ready)
 
     def _check_threads(self) -> None:
@@ -150,12 +178,15 @@ class Daemon:
             self._stop = "the timer's thread has died"
         elif not self._watchdog.is_alive():
             self._stop = "the watchdog's thread has died"
+        elif self._outside.server is not None and not self._outside.server.is_alive():
+            self._stop = "the web server's thread has died"
 
     def _end(self) -> int:
         """No new run. The one that is under way has half of the time to end by itself, then it is told to, then killed."""
         by_signal = self._stop.startswith("SIG")
         (self._log.info if by_signal else self._log.error)("daemon stops", reason=self._stop)
         end_at = time.monotonic() + self._wiring.stop_seconds()
+        self._notifier.close(self._wiring, self._keeper)
         for number, until in ((None, self._wiring.stop_seconds() / 2), (signal.SIGTERM, 1.0), (signal.SIGKILL, 0.0)):
             running = self._keeper.running if self._keeper else None
             if running is None or running.child.poll() is not None:

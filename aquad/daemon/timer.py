@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from aquad.jobs.schedule import Rule
 
 HEARTBEAT_SECONDS = 30
-RETRY = "retry"
 
 
 class RuleTrigger(BaseTrigger):  # type: ignore[misc] # - APScheduler has no types
@@ -36,6 +35,7 @@ class Timer:
 
     def __init__(self, ring: Callable[[], None]) -> None:
         self._ring = ring
+        self._moments: dict[str, datetime] = {}
         self._scheduler: Any = BackgroundScheduler(
             timezone=UTC,
             daemon=True,
@@ -50,13 +50,16 @@ class Timer:
     def change(self, rules: Mapping[str, Rule]) -> None:
         """Ring by these rules, and by what the clock says now."""
         self._scheduler.remove_all_jobs()
+        self._moments.clear()
         self._scheduler.add_job(self._ring, "interval", seconds=HEARTBEAT_SECONDS)
         for rule in rules.values():
             self._scheduler.add_job(self._ring, RuleTrigger(rule))
 
-    def ring_at(self, moment: datetime) -> None:
-        """Ring once more, then."""
-        self._scheduler.add_job(self._ring, DateTrigger(moment), id=RETRY, replace_existing=True)
+    def ring_at(self, moment: datetime, why: str) -> None:
+        """Ring once more, then. A later call with the same `why` replaces it."""
+        if self._moments.get(why) != moment:
+            self._moments[why] = moment
+            self._scheduler.add_job(self._ring, DateTrigger(moment), id=why, replace_existing=True)
 
     def is_alive(self) -> bool:
         thread = self._scheduler._thread  # noqa: SLF001 - APScheduler does not tell otherwise whether its thread lives

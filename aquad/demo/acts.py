@@ -15,8 +15,9 @@ import psycopg
 
 from aquad.core.errors import AquadError, ChildFailed, InvalidUse
 from aquad.demo import compare, interruption, playground
+from aquad.demo.alarm import Receiver, metrics
 from aquad.demo.day import Sunday
-from aquad.demo.server import EmbeddedServer, die_with_parent, is_playground, place
+from aquad.demo.server import EmbeddedServer, die_with_parent, free_port, is_playground, place
 from aquad.demo.words import act, compared, console, say, to_remove, to_serve, to_try
 
 GRACE_SECONDS = 20
@@ -107,6 +108,8 @@ def _acts(top: Path, server: EmbeddedServer) -> bool:
     reports = _sunday(top, playground.settings_text(top, server, "sunday"))
     act("7. What it reports of the full backup of that night")
     say(next(report for report in reports if "Job          full, for the slot" in report and "02:00:00" in report))
+    act("8. A volume is lost: what somebody hears when the next backup fails, and what Prometheus sees")
+    _alarm(top, playground.settings_text(top, server, "alarm"))
     return equal
 
 
@@ -124,11 +127,39 @@ def _sunday(top: Path, settings: str) -> list[str]:
     return reports
 
 
+def _alarm(top: Path, text: str) -> None:
+    """A repository of its own again, for its backup is not whole."""
+    settings, secret, lost = top / "alarm.toml", top / "webhook", top / "volumes" / "nginx_logs"
+    port = free_port()
+    with ExitStack() as removal, Receiver() as receiver:
+        removal.callback(shutil.rmtree, top / "alarm", ignore_errors=True)
+        for path in (settings, secret):
+            removal.callback(path.unlink)
+        settings.write_text(text.replace(":9480", f":{port}") + receiver.settings(secret))
+        argv = [sys.executable, "-m", "aquad", "-c", str(settings)]
+        _run(top, "init", [*argv, "init"])
+        lost.rename(lost.with_name("lost"))
+        removal.callback(lost.with_name("lost").rename, lost)
+        _run(top, "run full", [*argv, "run", "full"], expected=1)
+        if not receiver.messages:
+            raise ChildFailed("aquad run full: nobody was told that it failed")
+        say("\n".join(f"    | {line}" for line in receiver.messages[0].splitlines()))
+        console.print("[bold]$ aquad serve")
+        daemon = subprocess.Popen(
+            [*die_with_parent("TERM"), *argv, "serve"], stderr=subprocess.DEVNULL, process_group=0
+        )
+        try:
+            say("\n".join(metrics(port)))
+        finally:
+            daemon.terminate()
+            _wait_or_kill(daemon)
+
+
 def _aquad(top: Path, command: str) -> None:
     _run(top, command, [sys.executable, "-m", "aquad", "-c", str(top / "settings.toml"), *command.split()])
 
 
-def _run(top: Path, command: str, argv: list[str]) -> None:
+def _run(top: Path, command: str, argv: list[str], expected: int = 0) -> None:
     """Run it to its end; end it in order, and wait for that, when the demo is interrupted."""
     console.print(f"[bold]$ aquad {command}")
     sys.stdout.flush()
@@ -136,6 +167,7 @@ def _run(top: Path, command: str, argv: list[str]) -> None:
         child = subprocess.Popen(
             [*die_with_parent("TERM"), *argv],
             stdin=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT if expected else None,  # that it fails is a part of the play
             env={**os.environ, "TMPDIR": scratch},
             process_group=0,  # Ctrl-C reaches the demo, which passes it on once
         )
@@ -146,7 +178,7 @@ def _run(top: Path, command: str, argv: list[str]) -> None:
             if child.poll() is None:
                 child.terminate()
                 _wait_or_kill(child)
-    if child.returncode:
+    if child.returncode != expected:
         raise ChildFailed(f"aquad {command} ended with exit code {child.returncode}")
 
 

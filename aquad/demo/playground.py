@@ -149,6 +149,8 @@ password_file = {_quoted(server.password_file)}
 bin_dir = {_quoted(server.bin_dir)}
 [configs]
 root = {_quoted(top / "checkout")}
+[web]
+listen = "127.0.0.1:9480"
 {volumes}"""
 
 

@@ -69,7 +69,7 @@ class EmbeddedServer:
 
     def __init__(self, directory: Path, port: int | None = None) -> None:
         self.directory = directory
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self.password_file = directory / "password"
         self._data = directory / "data"
         self._log = directory / "server.log"
@@ -165,7 +165,7 @@ class EmbeddedServer:
         for _ in range(PORTS_TRIED):
             if self._listens():
                 return
-            self.port = _free_port()
+            self.port = free_port()
         raise ChildFailed(f"PostgreSQL found {PORTS_TRIED} ports taken, one after the other")
 
     def _listens(self) -> bool:
@@ -268,7 +268,7 @@ def _installed() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

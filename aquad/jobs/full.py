@@ -193,7 +193,7 @@ def manifest_of(
     )
 
 
-def _previous(repository: Repository, catalog: Catalog, component: str) -> Reader | None:
+def _previous(repository: Repository, catalog: Catalog[Manifest], component: str) -> Reader | None:
     newest = catalog.latest(component)
     record = newest.component(component) if newest else None
     return BackupReader(Directory(repository.root), newest, record, repository.gpg) if newest and record else None
@@ -207,7 +207,7 @@ def _mark_damaged(repository: Repository, backup: str, component: str, damage: S
     )
 
 
-def _check_space(repository: Repository, catalog: Catalog, components: Sequence[str], space: Space) -> None:
+def _check_space(repository: Repository, catalog: Catalog[Manifest], components: Sequence[str], space: Space) -> None:
     """Refuse before the first byte when what the last ones took does not fit above what has to stay free."""
     histories = [_sizes(catalog, name) for name in components]
     disk = os.statvfs(repository.root)
@@ -233,6 +233,6 @@ def _check_space(repository: Repository, catalog: Catalog, components: Sequence[
         )
 
 
-def _sizes(catalog: Catalog, component: str) -> list[int]:
+def _sizes(catalog: Catalog[Manifest], component: str) -> list[int]:
     """Stored bytes of a component, the oldest first."""
     return [record.stored_bytes for backup in reversed(catalog.backups) if (record := backup.component(component))]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aquad.core.clock import from_text, to_text
+from aquad.core.clock import from_text
 from aquad.observe import space
 from aquad.observe.reports import human_bytes
 from aquad.observe.sizes import MEMORY, WINDOW, anomaly
 from aquad.observe.space import Level
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from aquad.observe.sizes import Measure
@@ -53,7 +53,7 @@ def rows(component: ComponentRecord) -> int | None:
     return sum(tables) if tables else None
 
 
-def former(catalog: Catalog, backup: Manifest, component: str) -> Former | None:
+def former(catalog: Catalog[Manifest], backup: Manifest, component: str) -> Former | None:
     for earlier in catalog.backups:
         record = earlier.component(component)
         if earlier.sequence < backup.sequence and record:
@@ -61,7 +61,7 @@ def former(catalog: Catalog, backup: Manifest, component: str) -> Former | None:
     return None
 
 
-def judge(repository: Repository, catalog: Catalog, history: History, backup: Manifest) -> list[str]:
+def judge(repository: Repository, catalog: Catalog[Manifest], history: History, backup: Manifest) -> list[str]:
     """Compare with the history since the last `accept`; return the sentences, which are alerts in the journal too."""
     sentences = []
     for record in backup.components:
@@ -73,31 +73,30 @@ def judge(repository: Repository, catalog: Catalog, history: History, backup: Ma
             if found is not None:
                 sentences.append(found.explanation)
                 repository.journal.append(
-                    "alert", rule=f"{measure}_anomaly", level="warning", component=record.name, text=found.explanation
+                    "alert",
+                    rule=f"{measure}_anomaly",
+                    level="warning",
+                    component=record.name,
+                    text=found.explanation,
+                    score=round(found.score, 1),
                 )
     return sentences
 
 
-def disk(repository: Repository, entries: Iterable[Mapping[str, Any]], now: datetime) -> Disk:
-    """Free space now, and when it ends, by what earlier runs found."""
+def disk(repository: Repository, samples: Sequence[tuple[datetime, int]], now: datetime) -> Disk:
+    """Free space now, and when it ends, by what earlier runs found: times and free bytes."""
     found = os.statvfs(repository.root)
     size, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
-    samples = [
-        (from_text(e["at"]), e["free_bytes"]) for e in entries if e["event"] == "run_ended" and "free_bytes" in e
-    ]
     used = (found.f_blocks - found.f_bfree) * found.f_frsize
     return Disk(size, free, space.level(size, free, used), space.full_at(samples, free, now))
 
 
-def warn_of_disk(repository: Repository, disk_: Disk) -> None:
-    if disk_.level is not Level.OK:
-        text = f"the disk of {repository.root}: {disk_}"
-        level = "critical" if disk_.level is Level.CRITICAL else "warning"
-        full_at = to_text(disk_.full_at) if disk_.full_at else None
-        repository.journal.append("alert", rule="disk", level=level, component=None, text=text, full_at=full_at)
+def free_space(entries: Iterable[Mapping[str, Any]]) -> list[tuple[datetime, int]]:
+    """What earlier runs found."""
+    return [(from_text(e["at"]), e["free_bytes"]) for e in entries if e["event"] == "run_ended" and "free_bytes" in e]
 
 
-def _past(catalog: Catalog, history: History, backup: Manifest, component: str) -> list[ComponentRecord]:
+def _past(catalog: Catalog[Manifest], history: History, backup: Manifest, component: str) -> list[ComponentRecord]:
     """The oldest first; from before an `accept` nothing counts."""
     since = history.accepted_at.get(component)
     records = [

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from aquad.repository.catalog import Catalog
+    from aquad.repository.manifest import Manifest
     from aquad.repository.repository import Repository
     from aquad.repository.trash import Removed
 
@@ -83,13 +84,13 @@ def decide(
     return Pruning(decisions, old, _old_reports(repository, history, rules, now) if logs else [])
 
 
-def _is_far_ahead(catalog: Catalog, history: History, rules: Rules, now: datetime) -> bool:
+def _is_far_ahead(catalog: Catalog[Manifest], history: History, rules: Rules, now: datetime) -> bool:
     """No good backup is young: as after a jump of the clock, and then nothing may be deleted for good."""
     good = [from_text(backup.started_at) for backup in catalog.backups if history.state(backup.id) == "good"]
     return bool(good) and now - max(good) > retention.PATIENCE * rules.policy.period + rules.trash
 
 
-def candidates(catalog: Catalog, history: History) -> list[Candidate]:
+def candidates(catalog: Catalog[Manifest], history: History) -> list[Candidate]:
     return [
         Candidate(
             id=backup.id,

@@ -70,7 +70,7 @@ def verify(repository: Repository, backups: Sequence[Manifest], level: Level, pr
     return verdicts
 
 
-def unreadable(catalog: Catalog, level: Level) -> list[Verdict]:
+def unreadable(catalog: Catalog[Manifest], level: Level) -> list[Verdict]:
     """The verdicts on backups whose manifest is damaged."""
     return [Verdict(one.id, level, [one.reason], [], recorded=False) for one in catalog.unreadable]
 

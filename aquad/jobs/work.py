@@ -139,9 +139,8 @@ class Jobs(NamedTuple):
         """Write it; that it cannot be written must not make a good backup a bad one, nor hide why a bad one is bad."""
         now = run.clock.now()
         try:
-            disk = judge.disk(self.repository, self.repository.journal.entries(), now)
+            disk = judge.disk(self.repository, judge.free_space(self.repository.journal.entries()), now)
             work = work._replace(details={**work.details, "free_bytes": disk.free_bytes})
-            judge.warn_of_disk(self.repository, disk)
             self._write_report(run, story, work, disk)
         except AquadError as error:
             return _warned(work, f"report: {error}")
@@ -195,7 +194,7 @@ class Jobs(NamedTuple):
             )
         return taken
 
-    def _known(self) -> tuple[Catalog, History]:
+    def _known(self) -> tuple[Catalog[Manifest], History]:
         return self.repository.catalog(), History.of(self.repository.journal.entries())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from aquad.core.errors import NoSuchBackup
 from aquad.core.escape import escaped
@@ -10,7 +10,21 @@ from aquad.core.escape import escaped
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from aquad.repository.manifest import Manifest
+
+class Listed(Protocol):
+    """A manifest, or what is remembered of one."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def sequence(self) -> int: ...
+
+    def component(self, name: str) -> object:
+        """The good component of that name, or None."""
+
+
+B = TypeVar("B", bound=Listed)
 
 
 class Unreadable(NamedTuple):
@@ -20,23 +34,23 @@ class Unreadable(NamedTuple):
     reason: str
 
 
-class Catalog(NamedTuple):
-    backups: Sequence[Manifest]
+class Catalog(NamedTuple, Generic[B]):
+    backups: Sequence[B]
     """Newest first, by sequence."""
     unreadable: Sequence[Unreadable]
 
     @classmethod
-    def of(cls, manifests: Iterable[Manifest], unreadable: Iterable[Unreadable]) -> Catalog:
-        return cls(sorted(manifests, key=lambda m: m.sequence, reverse=True), tuple(unreadable))
+    def of(cls, backups: Iterable[B], unreadable: Iterable[Unreadable]) -> Catalog[B]:
+        return cls(sorted(backups, key=lambda m: m.sequence, reverse=True), tuple(unreadable))
 
-    def without(self, ids: Collection[str]) -> Catalog:
+    def without(self, ids: Collection[str]) -> Catalog[B]:
         return self._replace(backups=[backup for backup in self.backups if backup.id not in ids])
 
-    def latest(self, component: str | None = None) -> Manifest | None:
+    def latest(self, component: str | None = None) -> B | None:
         """The newest backup, or the newest in which `component` is good."""
         return next((m for m in self.backups if component is None or m.component(component)), None)
 
-    def find(self, text: str, component: str | None = None) -> Manifest:
+    def find(self, text: str, component: str | None = None) -> B:
         """The backup of an id, a unique prefix of one, or `latest`. Raises NoSuchBackup and says what there is."""
         if text == "latest":
             newest = self.latest(component)

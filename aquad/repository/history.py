@@ -67,6 +67,11 @@ class History:
         """Backups of which a verification said so, and none that looked as closely has said otherwise since."""
         return frozenset(self._failed)
 
+    @property
+    def damaged_at(self) -> Mapping[str, str]:
+        """By backup, the level of the closest look that found it damaged."""
+        return self._failed
+
     def state(self, backup: str) -> State:
         return "damaged" if backup in self._failed else "good" if backup in self.read_at else "unverified"
 

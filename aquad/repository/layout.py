@@ -57,6 +57,10 @@ class Layout(NamedTuple):
         return self.root / "state" / "daemon.lock"
 
     @property
+    def notify_lock(self) -> Path:
+        return self.root / "state" / "notify.lock"
+
+    @property
     def reserve(self) -> Path:
         return self.root / "state" / "reserve"
 

@@ -15,14 +15,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from aquad.core.clock import Clock, to_text
-from aquad.core.errors import Damaged, RepositoryRefused
+from aquad.core.errors import RepositoryRefused
 from aquad.repository import grounds, layout, lock, manifest, recovery
 from aquad.repository import marker as markers
-from aquad.repository.catalog import Catalog, Unreadable
 from aquad.repository.draft import AsideArtifact, Draft
 from aquad.repository.encryption import Encryption, choose
 from aquad.repository.hashed import HashedFile
 from aquad.repository.history import History
+from aquad.repository.manifests import Manifests
 from aquad.repository.marker import Marker
 from aquad.repository.trash import NAMES, Trash, drop, sync_parents
 from aquad.storage import files
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from datetime import tzinfo
     from pathlib import Path
 
+    from aquad.repository.catalog import Catalog
     from aquad.repository.manifest import Manifest
     from aquad.stream.gpg.gpg import Mode
 
@@ -60,6 +61,7 @@ class Repository:
         self.encryption = Encryption.of(marker, self.gpg, wanted_encryption)
         self.clock = clock
         self.trash = Trash(self.layout)
+        self.manifests = Manifests(self.layout.manifests, marker.id)
         self._zone = zone
 
     @classmethod
@@ -152,21 +154,11 @@ class Repository:
         with lock.exclusive(self.layout.readers_lock, holder=holder, wait_seconds=wait_seconds):
             yield
 
-    def catalog(self) -> Catalog:
+    def catalog(self) -> Catalog[Manifest]:
         """Read every manifest. Needs no lock, also works on a read-only mount."""
-        good, bad = [], []
-        for path in sorted(self.layout.manifests.glob("*.json")):
-            try:
-                sealed = self._read(path)
-            except (Damaged, RepositoryRefused, OSError) as error:
-                if not os.path.lexists(path):
-                    continue  # it went to the trash since the directory was read
-                bad.append(Unreadable(path.stem, str(error)))
-            else:
-                good.append(sealed)
-        return Catalog.of(good, bad)
+        return self.manifests.all()
 
-    def good_catalog(self) -> Catalog:
+    def good_catalog(self) -> Catalog[Manifest]:
         """Without the backups of which the journal says that they are damaged."""
         return self.catalog().without(History.of(self.journal.entries()).damaged)
 
@@ -295,17 +287,6 @@ class Repository:
     def _drop(self, top: Path) -> None:
         drop(top)
         files.sync_directory(top.parent)
-
-    def _read(self, path: Path) -> Manifest:
-        if path.stat().st_size > manifest.MAXIMUM_BYTES:
-            raise Damaged(f"read manifest {path.stem}: {path.stat().st_size} bytes are too many")
-        sealed = manifest.parse(path.read_bytes(), path.stem)
-        if sealed.id != path.stem or sealed.repository_id != self.marker.id:
-            raise Damaged(
-                f"read manifest {path.stem}: it is that of {sealed.id} in repository {sealed.repository_id}",
-                "Somebody moved or swapped it.",
-            )
-        return sealed
 
 
 def _top_names(draft: Draft) -> list[str]:

@@ -23,11 +23,21 @@ def generate() -> str:
     lines = [_line(defaults, name) for name in ("stack", "time_zone")]
     for name in Settings.model_fields:
         section = getattr(defaults, name)
-        if isinstance(section, BaseModel):
-            lines += ["", f"[{name}]", *(_line(section, key) for key in type(section).model_fields)]
+        if name == "alerts":
+            lines += [
+                line
+                for channel in type(section).model_fields
+                for line in _table(f"alerts.{channel}", getattr(section, channel))
+            ]
+        elif isinstance(section, BaseModel):
+            lines += _table(name, section)
     for name, volume in defaults.volumes.items():
-        lines += ["", f"[volumes.{name}]", *(_line(volume, key) for key in type(volume).model_fields)]
+        lines += _table(f"volumes.{name}", volume)
     return HEADER + "\n".join(lines) + "\n"
+
+
+def _table(name: str, section: BaseModel) -> list[str]:
+    return ["", f"[{name}]", *(_line(section, key) for key in type(section).model_fields)]
 
 
 def _line(section: BaseModel, key: str) -> str:

@@ -15,9 +15,11 @@ from aquad.jobs.schedule import Rule
 from aquad.jobs.slots import ORDER
 from aquad.settings.units import (
     AbsolutePath,
+    Address,
     Cron,
     Duration,
     Fingerprint,
+    Listen,
     Name,
     OptionalPath,
     RelativePath,
@@ -178,6 +180,64 @@ class Volume(Section):
     may_shrink: bool = Field(False, description="for logs: an empty volume is a warning, not an error")
 
 
+class Web(Section):
+    listen: Listen = Field(
+        "0.0.0.0:9480",  # the port of a container's own network
+        description='address and port of /metrics, /healthz, /readyz and /api/v1; "off": none. It is read-only, and without a login',
+    )
+
+
+Level = Literal["warning", "critical"]
+
+
+class Slack(Section):
+    webhook_url_file: SecretFile = Field(
+        None, description="0600; holds an incoming webhook's URL, which stands for one Slack channel; empty: no Slack"
+    )
+    levels: list[Level] = Field(["warning", "critical"], description="warning, critical")
+
+
+class Email(Section):
+    host: str = Field("", max_length=255, description="the mail server; empty: no mail")
+    port: int = Field(587, ge=1, le=65535, description="587 for starttls, 465 for tls")
+    tls: Literal["starttls", "tls", "off"] = Field("starttls", description="starttls | tls | off")
+    ca_file: OptionalPath = Field(None, description="who signed the server's certificate; empty: the system's list")
+    user: str = Field("", description="empty: no login")
+    password_file: SecretFile = Field(None, description="0600")
+    sender: Address = Field("aquad@localhost.localdomain", description="From")
+    to: list[Address] = Field(["admin@company.com"], min_length=1, description="who gets it")
+    levels: list[Level] = Field(["warning", "critical"], description="warning, critical")
+
+    @model_validator(mode="after")
+    def _login_is_whole(self) -> Email:
+        if self.user and self.password_file is None:
+            raise ValueError("password_file must be set where user is")
+        if self.user and self.tls == "off":
+            raise ValueError("tls must be starttls or tls where there is a password")
+        return self
+
+
+class Sms(Section):
+    url_file: SecretFile = Field(
+        None,
+        description="0600; holds an Apprise URL, such as twilio://...; needs pip install 'aquad[sms]'; empty: none",
+    )
+    levels: list[Level] = Field(["critical"], description="warning, critical")
+
+
+class Ping(Section):
+    url_file: SecretFile = Field(
+        None, description="0600; holds a URL that is called after each verified success; who misses it calls a person"
+    )
+
+
+class Alerts(Section):
+    slack: Slack = Slack()
+    email: Email = Email()
+    sms: Sms = Sms()
+    ping: Ping = Ping()
+
+
 class Objectives(Section):
     rto: dict[str, Duration] = Field(
         {
@@ -223,6 +283,8 @@ class Settings(Section):
     configs: Configs = Configs()
     volumes: dict[Name, Volume] = Field(default_factory=_stack_volumes)
     objectives: Objectives = Objectives()
+    web: Web = Web()
+    alerts: Alerts = Alerts()
 
     @field_validator("time_zone")
     @classmethod

@@ -120,6 +120,19 @@ def _fingerprint(value: object) -> str:
     return text
 
 
+def _address(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[^\s@<>,;:\\\"]{1,64}@[^\s@<>,;:\\\"]{1,255}", value):
+        raise ValueError("a mail address such as admin@company.com, without a name")
+    return value
+
+
+def _listen(value: object) -> str:
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]*):(\d{1,5})", value) if isinstance(value, str) else None
+    if value != "off" and (match is None or not int(match[2]) <= 65535):
+        raise ValueError("an address and a port such as 0.0.0.0:9480 or [::]:9480, or off")
+    return str(value)
+
+
 def _size(value: object) -> int:
     if type(value) is int:
         return value
@@ -142,5 +155,7 @@ AbsolutePath = Annotated[Path, BeforeValidator(_path), PlainSerializer(str)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_optional_path), PlainSerializer(lambda path: str(path or ""))]
 SecretFile = OptionalPath
 Fingerprint = Annotated[str, BeforeValidator(_fingerprint)]
+Address = Annotated[str, BeforeValidator(_address)]
+Listen = Annotated[str, BeforeValidator(_listen)]
 RelativePath = Annotated[str, BeforeValidator(_relative)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from aquad.core.clock import Clock
     from aquad.jobs.forecast import Kept
     from aquad.jobs.full import Space
+    from aquad.jobs.overview import Picture
     from aquad.jobs.prune import Rules as Pruning
     from aquad.jobs.run import Limits
     from aquad.jobs.schedule import Rule
     from aquad.jobs.slots import Policy
     from aquad.jobs.work import Jobs
+    from aquad.observe.channels import Channel
     from aquad.repository.repository import Repository
     from aquad.repository.retention import Kind
     from aquad.settings import Loaded, Settings
@@ -201,6 +203,19 @@ class Wiring:
             by=self.by,
         )
 
+    def picture(self, repository: Repository, now: datetime) -> Picture:
+        """What the outside sees, with the next ten runs."""
+        from aquad.jobs.overview import picture
+
+        return picture(
+            repository,
+            self.components(),
+            objectives=self.objectives(),
+            grace_seconds=int(self.settings.objectives.grace.total_seconds()),
+            now=now,
+            coming=self.coming(now, 10),
+        )
+
     def pruning(self) -> Pruning:
         from aquad.jobs.prune import Rules
         from aquad.repository.retention import Policy
@@ -234,6 +249,29 @@ class Wiring:
 
         limits = self.settings.limits
         return Policy(self.settings.schedule.catch_up, limits.retries, limits.retry_delay)
+
+    def alert_levels(self) -> dict[str, Sequence[str]]:
+        """Those that are switched on, with the levels that each is for; cheap, as the daemon needs it."""
+        alerts = self.settings.alerts
+        switches: dict[str, tuple[object, Sequence[str]]] = {
+            "slack": (alerts.slack.webhook_url_file, alerts.slack.levels),
+            "email": (alerts.email.host, alerts.email.levels),
+            "sms": (alerts.sms.url_file, alerts.sms.levels),
+            "ping": (alerts.ping.url_file, ()),
+        }
+        return {name: levels for name, (is_on, levels) in switches.items() if is_on}
+
+    def channels(self) -> dict[str, Channel]:
+        """Those that are switched on; their secrets are read when something is sent."""
+        from aquad.wiring.alerts import channels
+
+        return {channel.name: channel for channel in channels(self.settings.alerts)}
+
+    def secrets(self) -> set[str]:
+        """Words that no message may hold."""
+        from aquad.wiring.alerts import secrets
+
+        return secrets(self.settings)
 
     def stop_seconds(self) -> float:
         return self.settings.limits.stop.total_seconds()

@@ -1,6 +1,7 @@
 """A live daemon of a small stack with a real PostgreSQL, as a process."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cli.test_commands import Stack
+from tests.servers.ports import free_port
 from tests.small import journal
 
 SCHEDULE = """
@@ -31,6 +33,7 @@ class Live(Stack):
         super().__init__(top, server)
         hour = (time.gmtime().tm_hour + 12) % 24
         text = self.settings.read_text().replace("[postgres]", '[postgres]\ndatabases = ["shop"]')
+        text = text.replace("127.0.0.1:9480", "off")
         self.settings.write_text(text + SCHEDULE.replace("HOUR", str(hour)))
 
     @contextmanager
@@ -50,8 +53,19 @@ class Live(Stack):
             process.wait()
             log.close()
 
+    def listens(self):
+        """Have it serve HTTP; returns the address."""
+        port = free_port()
+        self.settings.write_text(self.settings.read_text().replace('listen = "off"', f'listen = "127.0.0.1:{port}"'))
+        return f"http://127.0.0.1:{port}"
+
     def log(self):
         return (self.top / "daemon.log").read_text()
+
+    def start(self, *arguments):
+        """A command that goes on beside the test."""
+        command = [sys.executable, "-m", "aquad", "-c", str(self.settings), *arguments]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def lines(self, event):
         if not (self.backups / "state" / "audit.jsonl").exists():
@@ -90,6 +104,15 @@ def children(pid):
         for child in task.read_text().split():
             found += [int(child), *children(int(child))]
     return found
+
+
+def catches(pid, number):
+    """Whether it has a handler for a signal: before that, Python itself has just begun."""
+    try:
+        (mask,) = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    except FileNotFoundError:
+        return False
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def state(pid):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.live import children, outcomes, state
+from tests.daemon.live import catches, children, outcomes, state
 from tests.small import needs_root
 
 DEAD = {"", "Z"}
@@ -199,7 +199,8 @@ class TestEnding:
         dice = random.Random(4)
         for number in range(40 if ALL else 10):
             with live.daemon() as process:
-                time.sleep(dice.uniform(0.05, 3.0))
+                live.wait_for(lambda: catches(process.pid, signal.SIGTERM))
+                time.sleep(dice.uniform(0, 3.0))
                 family = children(process.pid)
                 begun = time.monotonic()
                 process.send_signal(signal.SIGTERM)

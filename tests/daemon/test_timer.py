@@ -40,14 +40,14 @@ def test_it_rings_at_every_slot(timer):
 def test_what_is_late_is_not_dropped(timer):
     """By default what is more than a second late is."""
     timer.start({})
-    timer.ring_at(datetime.now(UTC) - timedelta(hours=1))
+    timer.ring_at(datetime.now(UTC) - timedelta(hours=1), "retry")
     assert wait_for(lambda: timer.rings)
 
 
 def test_the_next_ring_replaces_the_one_before(timer):
     timer.start({})
-    timer.ring_at(datetime.now(UTC) + timedelta(seconds=0.3))
-    timer.ring_at(datetime.now(UTC) + timedelta(hours=1))
+    timer.ring_at(datetime.now(UTC) + timedelta(seconds=0.3), "retry")
+    timer.ring_at(datetime.now(UTC) + timedelta(hours=1), "retry")
     time.sleep(0.8)
     assert timer.rings == []
 

@@ -6,7 +6,7 @@ import json
 import os
 from typing import NamedTuple
 
-from aquad.jobs.overview import overview
+from aquad.jobs.overview import picture
 from aquad.jobs.verify import verify
 from aquad.repository.reader import BackupReader, Directory
 from aquad.stream.artifact import Silent
@@ -200,7 +200,8 @@ def check_journal(repository, memory, *, ended):
         if entry["event"] == "verified" and entry["level"] != "quick":
             assert (entry["outcome"] == "failed") == bool(memory.damaged(memory.backups[entry["backup"]])), entry
     last = {entry["backup"]: entry["outcome"] for entry in entries if entry["event"] == "verified"}
-    seen = overview(repository, ["words", "data"], objectives={}, grace_seconds=0, now=repository.clock.now())
+    now = repository.clock.now()
+    seen = picture(repository, ["words", "data"], objectives={}, grace_seconds=0, now=now).overview
     for view in seen.components:
         if last.get(view.backup) == "failed":
             assert view.verified_level == "DAMAGED", f"{view.backup} passes for verified"

@@ -15,6 +15,7 @@ from aquad.core.clock import from_text, to_text
 from aquad.jobs.discard import kept_databases
 from aquad.jobs.full import accepted
 from aquad.jobs.keys import is_confirmed
+from aquad.jobs.notify import Notices
 from aquad.jobs.restore import EVERYTHING, unfinished
 from aquad.jobs.slots import Ledger, Slot
 from aquad.jobs.trail.audit import PROBLEMS, show_audit, verify_audit
@@ -344,7 +345,35 @@ OTHER_EVENTS = [
     event("cleaned", ages=st.dictionaries(st.sampled_from(["full", "weekly"]), st.integers(1, 99))),
     event("unknown"),
 ]
-KINDS = {"slots": SLOT_EVENTS, "restores": RESTORE_EVENTS, "backups": BACKUP_EVENTS, "others": OTHER_EVENTS}
+alert_rules = st.sampled_from(["stale", "disk", "channel_fails"])
+alert_components = st.sampled_from([None, "words"])
+notices = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from(["fired", "again", "resolved", "passed"]),
+        "rule": alert_rules,
+        "subject": st.sampled_from(["", "words"]),
+        "level": st.just("warning"),
+        "started_at": st.just(to_text(START)),
+        "times": st.integers(1, 9),
+    }
+)
+ALERT_EVENTS = [
+    event("alert", rule=alert_rules, level=st.just("warning"), component=alert_components, text=st.just("bad")),
+    event("alert_over", rule=alert_rules, component=alert_components, text=st.just("good")),
+    event(
+        "notified",
+        channel=st.sampled_from(["slack", "email"]),
+        level=st.just("warning"),
+        notices=st.lists(notices, min_size=1, max_size=2),
+    ),
+]
+KINDS = {
+    "slots": SLOT_EVENTS,
+    "restores": RESTORE_EVENTS,
+    "backups": BACKUP_EVENTS,
+    "others": OTHER_EVENTS,
+    "alerts": ALERT_EVENTS,
+}
 KINDS["all"] = [one for kind in KINDS.values() for one in kind]
 
 
@@ -423,6 +452,9 @@ def learned(entries):
     later = [Slot(job, from_text(at)) for job in JOBS for at in SLOTS if not newest[job] or from_text(at) > newest[job]]
     present = set(BACKUPS[:2])
     ended = [e for e in entries if e["event"] == "run_ended"]
+    read = Notices(START)
+    for entry in [e for e in entries if e["event"] in {"alert", "alert_over", "notified"}]:
+        read.add(entry)
     return {
         "accepted": accepted(SimpleNamespace(journal=SimpleNamespace(entries=lambda: entries))),
         "kept databases": kept_databases(entries),
@@ -446,6 +478,10 @@ def learned(entries):
         "settings": [e for e in entries if e["event"] == "settings"][-1:],
         "since": (ledger.since, ledger.begun_at),
         "running": ledger.running,
+        "wrong": set(read.levels()),
+        "told": {
+            channel: {key: known.is_open for key, known in told.known.items()} for channel, told in read._told.items()
+        },
         "newest ended": newest,
         "may be run": [slot for slot in later if ledger.is_open(slot)],
         "open": {slot: ledger.attempts[slot] for job in JOBS for slot in ledger.unfinished(job)},

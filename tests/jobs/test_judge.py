@@ -1,10 +1,9 @@
 """A backup beside those before it, and what is left of the disk: sentences for the report, alerts in the journal."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from aquad.core.clock import to_text
 from aquad.jobs import judge
-from aquad.observe.space import Level
 from aquad.repository.history import History
 from tests.small import FakeClock, Words, back_up, journal, make_repository
 
@@ -80,15 +79,5 @@ def test_the_disk_and_the_day_on_which_it_is_full(tmp_path):
         }
         for day in range(20, 0, -1)
     ]
-    full_at = judge.disk(repository, lines, now).full_at
+    full_at = judge.disk(repository, judge.free_space(lines), now).full_at
     assert timedelta(days=8) < full_at - now < timedelta(days=12)
-
-
-def test_a_disk_that_runs_low_is_an_alert(tmp_path):
-    repository, _ = nights(tmp_path, [10])
-    judge.warn_of_disk(repository, judge.Disk(100, 50, Level.OK, None))
-    assert alerts(repository) == []
-    judge.warn_of_disk(repository, judge.Disk(100, 18, Level.WARNING, None))
-    judge.warn_of_disk(repository, judge.Disk(100, 10, Level.CRITICAL, datetime(2025, 1, 1, tzinfo=UTC)))
-    assert [(one["rule"], one["level"]) for one in alerts(repository)] == [("disk", "warning"), ("disk", "critical")]
-    assert "2025-01-01" in alerts(repository)[1]["text"]

@@ -419,15 +419,17 @@ class TestOtherIncidents:
         one = next(one for one in past.month().incidents if one.rule == "damaged")
         assert (days(one), one.times) == (("08-01 04:30", "08-03 04:31"), 2)
 
-    def test_the_disk_is_well_when_a_run_that_looked_says_nothing(self, past):
+    def test_the_disk_is_well_when_somebody_says_so(self, past):
         alert = ("alert", {"rule": "disk", "level": "warning", "component": None, "text": "81 % used"})
         worse = ("alert", {"rule": "disk", "level": "critical", "component": None, "text": "86 % used"})
         past.backup("08-01 02:00", "b1", meanwhile=[alert])
         past.backup("08-02 02:00", "b2", meanwhile=[worse])
         past.run("08-03 02:00", "verify")
-        past.backup("08-04 02:00", "b3")
+        over = ("alert_over", {"rule": "disk", "component": None, "text": "40 % are free"})
+        past.backup("08-04 02:00", "b3", meanwhile=[over])
         (one,) = past.month().incidents
-        assert (one.rule, one.level, days(one)) == ("disk", "critical", ("08-01 02:00", "08-04 02:01"))
+        assert (one.rule, one.level, days(one)) == ("disk", "critical", ("08-01 02:00", "08-04 02:00"))
+        assert one.ended_by == "40 % are free"
         assert (one.cause, one.last_cause) == ("81 % used", "86 % used")
 
     @pytest.mark.parametrize(

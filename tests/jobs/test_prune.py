@@ -515,14 +515,14 @@ class TestReaders:
 
     def test_a_manifest_that_goes_while_the_catalog_is_read_is_not_damaged(self, repository, monkeypatch):
         taken = days(repository, 3)
-        plain, oldest = repository._read, repository.catalog().find(taken[0])
+        plain, oldest = repository.manifests._parsed, repository.catalog().find(taken[0])
 
         def read(path):
             if path.stem == taken[0] and path.exists():
                 repository.trash.put(oldest)
             return plain(path)
 
-        monkeypatch.setattr(repository, "_read", read)
+        monkeypatch.setattr(repository.manifests, "_parsed", read)
         catalog = repository.catalog()
         assert catalog.unreadable == ()
         assert [backup.id for backup in catalog.backups] == [taken[2], taken[1]]

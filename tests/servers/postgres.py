@@ -8,7 +8,6 @@ import fcntl
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
@@ -20,6 +19,7 @@ from pathlib import Path
 import psycopg
 
 from aquad.sources.postgres.server import Login
+from tests.servers.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "postgres"
@@ -77,7 +77,7 @@ class Server:
         self.directory = Path(tempfile.mkdtemp(prefix="aquad-pg-"))
         self.data = self.directory / "data"
         self.host = "127.0.0.1"
-        self.port = _free_port()
+        self.port = free_port()
         self.password_file = self.directory / "password"
         self.password_file.write_text("se:cr\\et\n")
         self.password_file.chmod(0o600)
@@ -190,9 +190,3 @@ class Server:
                 f"{done.stderr.decode()}; the server's log: {(self.directory / 'log').read_text()[-2000:]}"
             )
         return done.stdout
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

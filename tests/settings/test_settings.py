@@ -110,6 +110,20 @@ def test_all_mistakes_at_once_each_with_its_line(tmp_path):
 
 
 BAD = [
+    ('[web]\nlisten = "9480"', "an address and a port"),
+    ('[web]\nlisten = "0.0.0.0:99999"', "an address and a port"),
+    ('[web]\nlisten = "a b:1"', "an address and a port"),
+    ('[alerts.email]\nto = ["admin"]', "a mail address"),
+    ("[alerts.email]\nto = []", "alerts.email.to"),
+    ('[alerts.email]\nsender = "A <a@b>"', "a mail address"),
+    ('[alerts.email]\nsender = "a@b\\nBcc: c@d"', "a mail address"),
+    ('[alerts.email]\nuser = "u"', "password_file must be set"),
+    ('[alerts.email]\nuser = "u"\npassword_file = "/x"\ntls = "off"', "tls must be starttls or tls"),
+    ('[alerts.email]\ntls = "ssl"', "alerts.email.tls"),
+    ('[alerts.slack]\nlevels = ["info"]', "alerts.slack.levels"),
+    ('[alerts.slack]\nwebhook_url = "https://secret"', "did you mean webhook_url_file?"),
+    ('[alerts.ping]\nurl_file = "relative"', "absolute path"),
+    ("[alerts.pager]", "alerts.pager: there is no such key"),
     ('stack = ""', "stack"),
     ('stack = "../x"', "stack"),
     ("stack = 7", "stack"),

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from aquad.jobs.verify import verify
 from aquad.stream.artifact import Silent
+from tests.soak.told import told_wrongly, untold
 from tests.soak.world import uncovered
 
 ACCIDENTS = {
@@ -21,6 +22,7 @@ MEMORY_GROWTH = 12 << 20
 
 def judged(world, begin):
     """Sentences on what is not as it should be; prints what was counted."""
+    world.settle()
     _, catalog, history = world.check()
     entries = world.lines()
     problems = []
@@ -41,6 +43,9 @@ def judged(world, begin):
     whole = [backup for backup in catalog.backups if backup.id not in rotten]
     bad = [one for one in verify(wiring.repository(), whole, "content", Silent()) if one.problems]
     problems += [f"{one.backup} is damaged: {one.problems[0]}" for one in bad]
+    problems += [*told_wrongly(entries), *untold(wiring.repository(), end)]
+    told = Counter((e["channel"], one["kind"]) for e in entries if e["event"] == "notified" for one in e["notices"])
+    print(f"told: {dict(told)}")
     print(f"{len(whole)} backups verified to their content, {len(rotten)} were made to rot, {len(found)} found")
     settled = world.memory[len(world.memory) // 4 :]
     half = len(settled) // 2

@@ -12,16 +12,22 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
 from aquad.core.clock import from_text, to_text
 from aquad.core.errors import RepositoryWriteFailed
 from aquad.core.process import Supervised
 from aquad.daemon.keeper import Keeper
+from aquad.daemon.notifier import Notifier
 from aquad.demo import playground
 from aquad.demo.ahead import Ahead
+from aquad.jobs.slots import ORDER
 from aquad.jobs.trail.audit import verify_audit
+from aquad.observe.metrics import Counters
 from aquad.repository.history import History
 from aquad.wiring import Wiring
 from tests.servers.postgres import Server
+from tests.soak import told
 
 DISK_BYTES = 96 << 20
 SETTINGS = """
@@ -44,6 +50,8 @@ databases = ["soak"]
 root = "{top}/checkout"
 [volumes.data]
 path = "{top}/volume"
+[web]
+listen = "off"
 """
 
 
@@ -83,7 +91,7 @@ class World:
             connection.execute("CREATE TABLE readings AS SELECT i, md5(i::text) FROM generate_series(1, 500) i")
         self.settings = top / "settings.toml"
         self.settings.write_text(
-            SETTINGS.format(top=top, port=server.port, password=server.password_file, bin=server.bin)
+            SETTINGS.format(top=top, port=server.port, password=server.password_file, bin=server.bin) + told.SETTINGS
         )
         self.aquad("init")
         self.keeper = None
@@ -116,6 +124,17 @@ class World:
     def begin_daemon(self):
         wiring = self.wiring()
         self.keeper = Keeper(wiring, wiring.repository(), self._start, self.log)
+        counters = Counters(CollectorRegistry(), ORDER, told.CHANNELS)
+        self.notifier = Notifier(told.Post(self.dice).send, counters, self.log, self.clock.now())
+
+    def tell(self, trouble=""):
+        """As the daemon's loop does it; what was refused once is tried again later."""
+        now = self.clock.now()
+        seen = self.wiring().picture(self.keeper.repository, now).overview
+        for _ in range(8):
+            look_at = self.notifier.tick(self.wiring(), self.keeper, seen, trouble)
+            if look_at > now and self.notifier.child is None:
+                return
 
     def live_until(self, end):
         while self.clock.now() < end:
@@ -125,8 +144,18 @@ class World:
             self._wait_for_run()
             coming = self.wiring().coming(self.clock.now(), 1)[0][1]
             retry_at = self._tick()
+            self.tell()
             at = min(coming, retry_at) if retry_at else coming
             self.clock.by += max(at - self.clock.now(), timedelta(0))
+
+    def settle(self):
+        """An hour in which nothing happens: what was refused is told, and what ended just now is over."""
+        for _ in range(4):
+            self.clock.by += timedelta(minutes=16)
+            self._tick()
+            self._wait_for_run()
+            self._tick()
+            self.tell()
 
     def end(self):
         self._end_daemon(crash=False)
@@ -171,8 +200,9 @@ class World:
         while True:
             try:
                 return self.keeper.tick()
-            except RepositoryWriteFailed:
+            except RepositoryWriteFailed as error:
                 self.happened["journal not written"] += 1
+                self.tell(str(error))
                 self._pass(self.dice.uniform(0.02, 2))
                 self.ballast.unlink(missing_ok=True)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from aquad.repository.catalog import Catalog
+    from aquad.repository.manifest import Manifest
     from aquad.storage.chain import Entry, Log, Opened
     from aquad.storage.journal import Journal
 
@@ -49,7 +50,7 @@ class Audit(NamedTuple):
     notes: Sequence[str]
 
 
-def verify_audit(journal: Journal, catalog: Catalog, kept_elsewhere: Iterable[Position] = ()) -> Audit:
+def verify_audit(journal: Journal, catalog: Catalog[Manifest], kept_elsewhere: Iterable[Position] = ()) -> Audit:
     """Read every line, and compare with what manifests and `kept_elsewhere` say of it. `catalog` was read before this.
 
     Finds any changed, removed, added or reordered line up to the newest anchor. Raises RepositoryRefused when a file cannot

@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ANOMALIES = ("size_anomaly", "duration_anomaly", "rows_anomaly")
+LASTING = {
+    *ANOMALIES,
+    "settings_invalid",
+    "daemon_restarts",
+    "disk",
+    "stale",
+    "schedule_held",
+    "channel_fails",
+    "repository",
+}
+"""Something says when they are over; of other alerts nobody can tell."""
 TOGETHER = timedelta(days=1)
 """Alerts of which nothing says when they are over belong together when they come so soon after each other."""
 
@@ -81,6 +92,13 @@ class Incidents:
         left = [case.told() for case in self._cases.values() if self._reaches(case, None)]
         return sorted([*self._over, *left], key=lambda one: (one.started_at, one.rule, one.subject))
 
+    def is_open(self, rule: str, subject: str) -> bool:
+        return (rule, subject) in self._cases
+
+    def levels(self) -> dict[tuple[str, str], str]:
+        """Of what is open, by rule and subject."""
+        return {key: case.level for key, case in self._cases.items()}
+
     def add(self, entry: Mapping[str, Any]) -> None:
         match entry["event"]:
             case "run_started":
@@ -91,6 +109,8 @@ class Incidents:
                 self._slot_ended(entry)
             case "alert":
                 self._alert(entry)
+            case "alert_over":
+                self._close(entry["rule"], entry["component"] or "", entry, entry["text"])
             case "verified":
                 self._verified(entry)
             case "accepted":
@@ -144,8 +164,6 @@ class Incidents:
                 self._close_unless_raised(
                     rule, name, started, entry, f"backup {entry.get('backup')} raised no such alert"
                 )
-        if "free_bytes" in entry:
-            self._close_unless_raised("disk", "", started, entry, f"run {run} of {job} found enough free")
         if job == "verify" and "damaged" in entry:
             for key in [
                 key for key, case in self._cases.items() if case.of_manifest and key[1] not in entry["damaged"]
@@ -158,7 +176,9 @@ class Incidents:
         restoring = self._restoring.get(entry["run"])
         if job.startswith("restore ") and restoring is None and job != "restore discard":
             return  # nothing was touched
-        self._open(rule, job, entry, entry.get("reason", ""), _level(rule), started=started)
+        # While it is tried again, nobody has to get up; the alert at the end of its slot says when somebody has.
+        level = "warning" if entry.get("slot") else _level(rule)
+        self._open(rule, job, entry, entry.get("reason", ""), level, started=started)
         self._tried[job] = entry.get("slot"), entry["outcome"]
         if job not in ORDER and not restoring:
             self._close(rule, job, entry, "it did not outlast its run")
@@ -189,11 +209,10 @@ class Incidents:
         else:
             subject = entry.get("component") or ""
             self._raised[rule, subject] = at
-            known = rule in {*ANOMALIES, "disk", "settings_invalid", "daemon_restarts"}
             case = self._cases.get((rule, subject))
             if case is not None and case.moment and at - case.last_at > TOGETHER:
                 self._tell(self._cases.pop((rule, subject)), None, "")
-            self._open(rule, subject, entry, entry["text"], entry["level"]).moment = not known
+            self._open(rule, subject, entry, entry["text"], entry["level"]).moment = rule not in LASTING
 
     def _alert_of_run(self, entry: Mapping[str, Any]) -> None:
         """The line of the slot stands right before it, and has told all but the level."""

@@ -70,7 +70,7 @@ def window(text: str | None, now: datetime, zone: tzinfo) -> Window:
     return Window(text, begin, end)
 
 
-def facts(catalog: Catalog, trash: Iterable[Removed]) -> dict[str, Fact]:
+def facts(catalog: Catalog[Manifest], trash: Iterable[Removed]) -> dict[str, Fact]:
     """Of each backup that is there, in the trash too."""
     backups = [*catalog.backups, *(one.backup for one in trash if one.backup is not None)]
     return {

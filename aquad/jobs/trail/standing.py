@@ -92,6 +92,12 @@ DECIDED: Mapping[str, Keys] = {
     "alert": _by(
         "alert", "rule", "component", "job", "backup"
     ),  # whether it is on: it must neither be forgotten nor raised again
+    "alert_over": _by("alert", "rule", "component", "job", "backup"),  # the same fact
+    "notified": lambda e, backups: [  # whether a channel knows of it: it must neither hear of it again nor miss its end
+        ("notified", e["channel"], one["rule"], one["subject"])
+        for one in e["notices"]
+        if one["rule"] != "damaged" or one["subject"] in backups
+    ],
     "clock_went_back": _nothing,  # after a line of the clock that was ahead: see below
     "journal_rotated": _nothing,  # about files of the journal that are gone
     "journal_torn": _nothing,  # the same
