@@ -12,7 +12,9 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.servers.debian import CACHE, environment, file, unpacked
+import pytest
+
+from tests.servers.debian import CACHE, Unavailable, environment, file, unpacked
 from tests.servers.ports import free_port
 
 PROMETHEUS, ALERTMANAGER = "prometheus", "prometheus-alertmanager"
@@ -21,8 +23,15 @@ TEMPLATES = b"/usr/share/prometheus/alertmanager"
 
 def promtool(*arguments, stdin=None):
     """Returns the finished process."""
-    command = [file(PROMETHEUS, "promtool"), *map(str, arguments)]
+    command = [_program(PROMETHEUS, "promtool"), *map(str, arguments)]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, env=environment(PROMETHEUS))
+
+
+def _program(package, name) -> Path:
+    try:
+        return file(package, name)
+    except Unavailable as error:
+        pytest.skip(f"NOT TESTED: {package} is not to be had from Debian: {error}")
 
 
 class Service:
@@ -67,11 +76,12 @@ def _served(package, program, port, *arguments):
 
 def _movable() -> Path:
     """Debian's Alertmanager, told to look for its templates in its working directory: the package is not installed here."""
+    debian = _program(ALERTMANAGER, "prometheus-alertmanager")
     program = CACHE / "alertmanager-movable"
     with (CACHE / ".alertmanager-movable.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not program.exists():
-            content = file(ALERTMANAGER, "prometheus-alertmanager").read_bytes()
+            content = debian.read_bytes()
             new = program.with_suffix(".new")
             new.write_bytes(content.replace(TEMPLATES, b"." + b"/" * (len(TEMPLATES) - 1)))
             new.chmod(0o755)
@@ -104,7 +114,7 @@ def prometheus(config):
             "--storage.tsdb.path={top}/data",
             f"--web.listen-address=127.0.0.1:{port}",
         )
-        with _served(PROMETHEUS, file(PROMETHEUS, "prometheus"), port, *arguments) as service:
+        with _served(PROMETHEUS, _program(PROMETHEUS, "prometheus"), port, *arguments) as service:
             yield service
 
 
