@@ -225,6 +225,7 @@ def _why(error: Exception) -> str:
     """Without the address: it is a secret."""
     reason = error
     if isinstance(error, urllib.error.HTTPError):
+        error.close()
         return f"it answers {error.code}"
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, OSError):
         reason = error.reason

@@ -72,7 +72,7 @@ class Live(Stack):
             return []
         return [line for line in journal(self.backups) if line["event"] == event]
 
-    def wait_for(self, what, seconds=30):
+    def wait_for(self, what, seconds=60):
         """Until `what` returns something true; that."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -82,7 +82,7 @@ class Live(Stack):
             time.sleep(0.05)
         raise AssertionError(f"waited {seconds} s in vain\n{self.log()}\n{self._tail()}")
 
-    def wait_for_line(self, event, number=1, seconds=30):
+    def wait_for_line(self, event, number=1, seconds=60):
         return self.wait_for(lambda: self.lines(event)[number - 1 :], seconds)[0]
 
     def _tail(self):

@@ -43,7 +43,7 @@ def judged(world, begin):
     whole = [backup for backup in catalog.backups if backup.id not in rotten]
     bad = [one for one in verify(wiring.repository(), whole, "content", Silent()) if one.problems]
     problems += [f"{one.backup} is damaged: {one.problems[0]}" for one in bad]
-    problems += [*told_wrongly(entries), *untold(wiring.repository(), end)]
+    problems += [*told_wrongly(entries), *untold(wiring.repository(), world.told_at)]
     told = Counter((e["channel"], one["kind"]) for e in entries if e["event"] == "notified" for one in e["notices"])
     print(f"told: {dict(told)}")
     print(f"{len(whole)} backups verified to their content, {len(rotten)} were made to rot, {len(found)} found")

@@ -5,7 +5,6 @@ from datetime import timedelta
 
 from aquad.core.clock import from_text
 from aquad.jobs.notify import Outbox
-from aquad.observe.alerts import STEADY
 
 CHANNELS = {"slack": ("warning", "critical"), "email": ("critical",)}
 SETTINGS = """
@@ -15,7 +14,6 @@ webhook_url_file = "/nowhere"
 host = "127.0.0.1"
 levels = ["critical"]
 """
-REFUSES = 0.1
 
 
 class Post:
@@ -24,12 +22,13 @@ class Post:
     pid = pidfd = report_fd = 0
 
     def __init__(self, dice):
+        self.refuses = 0.1
         self._dice = dice
         self._said = b""
 
     def send(self, _wiring, batch):
         parcels = json.loads(batch)
-        refusing = {channel for channel in CHANNELS if self._dice.random() < REFUSES}
+        refusing = {channel for channel in CHANNELS if self._dice.random() < self.refuses}
         refused = set()
         for number, channel, _ in parcels:
             if channel not in refused:  # as a sender does: the rest of a channel waits
@@ -72,7 +71,6 @@ def told_wrongly(lines):
 
 
 def untold(repository, now):
-    """What is wrong, and somebody has not heard of it."""
-    later = now + STEADY + timedelta(minutes=1)
-    plan = Outbox().notices(repository, later).plan(CHANNELS, later)
+    """What is due, and somebody has not heard of it; right after all was told to channels that refuse nothing."""
+    plan = Outbox().notices(repository, now).plan(CHANNELS, now)
     return [f"{one.channel} has not heard of {one.message.notices[0].incident}" for one in plan.outgoing]

@@ -125,11 +125,12 @@ class World:
         wiring = self.wiring()
         self.keeper = Keeper(wiring, wiring.repository(), self._start, self.log)
         counters = Counters(CollectorRegistry(), ORDER, told.CHANNELS)
-        self.notifier = Notifier(told.Post(self.dice).send, counters, self.log, self.clock.now())
+        self.post = told.Post(self.dice)
+        self.notifier = Notifier(self.post.send, counters, self.log, self.clock.now())
 
     def tell(self, trouble=""):
         """As the daemon's loop does it; what was refused once is tried again later."""
-        now = self.clock.now()
+        now = self.told_at = self.clock.now()
         seen = self.wiring().picture(self.keeper.repository, now).overview
         for _ in range(8):
             look_at = self.notifier.tick(self.wiring(), self.keeper, seen, trouble)
@@ -155,6 +156,7 @@ class World:
             self._tick()
             self._wait_for_run()
             self._tick()
+            self.post.refuses = 0
             self.tell()
 
     def end(self):
