@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +12,7 @@ from aquad.cli.output import Bars, print_json, say
 from aquad.cli.reporting import Reporting
 from aquad.core.clock import from_text
 from aquad.core.errors import AquadError, InvalidUse, RepositoryRefused, RepositoryWriteFailed
+from aquad.core.escape import escaped
 from aquad.observe.reports import duration, human_bytes
 
 if TYPE_CHECKING:
@@ -116,8 +117,7 @@ def _told_of_a_full_disk(wiring: Wiring, repository: Repository, job: str, *, by
         yield
     except (RepositoryWriteFailed, RepositoryRefused) as error:
         if by_hand:
-            with suppress(AquadError, OSError):  # harmless because the error itself is what has to be seen
-                _tell(wiring, repository, unrecorded=(job, str(error)))
+            _tell(wiring, repository, unrecorded=(job, str(error)))
         raise
 
 
@@ -125,8 +125,16 @@ def _tell(
     wiring: Wiring, repository: Repository, *, verified: bool = False, unrecorded: tuple[str, str] | None = None
 ) -> bool:
     """Without a daemon nobody else would. `unrecorded`: job and error of a run that could not even be written down. Returns
-    whether what there was to tell is written down.
+    whether what there was to tell is written down; what was backed up is no less good where nothing can be told.
     """
+    try:
+        return _told(wiring, repository, verified, unrecorded)
+    except (AquadError, OSError) as error:
+        click.echo(f"aquad: nobody was told: {escaped(str(error))}", err=True)
+        return False
+
+
+def _told(wiring: Wiring, repository: Repository, verified: bool, unrecorded: tuple[str, str] | None) -> bool:
     from aquad.jobs.by_hand import Teller
 
     seen = wiring.picture(repository, wiring.clock.now()).overview

@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -220,6 +222,20 @@ class TestByHand:
         told.settings.write_text(told.settings.read_text() + f'[alerts.ping]\nurl_file = "{told.top}/ping"\n')
         told.ok("run", "full")
         assert (slack.taken, mail.messages, slack.pings) == ([], [], 1)
+
+    def test_a_backup_is_no_less_good_where_nothing_can_be_told(self, told):
+        script = (
+            "import aquad.jobs.overview as overview\n"
+            "def bad(*_, **__): raise OSError(5, 'Input/output error')\n"
+            "overview.picture = bad\n"
+            "from aquad.cli import main\n"
+            "main()"
+        )
+        command = [sys.executable, "-c", script, "-c", told.settings, "run", "full"]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+        assert (done.returncode, "success" in done.stdout) == (3, True), done.stderr
+        assert "aquad: nobody was told: " in done.stderr
+        assert "Traceback" not in done.stderr
 
     def test_beside_a_daemon_the_daemon_tells(self, told, slack):
         with told.daemon(script=QUICK):
