@@ -47,7 +47,7 @@ def feed(login: Login, database: str, chunks: Iterable[bytes], tools: Tools, run
         try:
             with Child(
                 argv,
-                environment={**access.environment, "PGOPTIONS": server.OPTIONS},
+                environment=access.environment,
                 keep_fds=(*run.keep_fds, access.passfile_fd),
                 stdin=True,
                 deadline=run.deadline,

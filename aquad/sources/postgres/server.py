@@ -204,6 +204,7 @@ def tool_access(login: Login, run_id: str) -> Iterator[ToolAccess]:
             "PGPASSFILE": f"/proc/self/fd/{passfile}",
             "PGAPPNAME": f"{APPLICATION} {run_id}",
             "PGCONNECT_TIMEOUT": str(CONNECT_SECONDS),
+            "PGOPTIONS": OPTIONS,  # pg_dump switches the application's time-outs off itself, but not before its first query
         }
         yield ToolAccess(environment, passfile)
     finally:

@@ -59,6 +59,13 @@ class TestSettings:
         bring_back(repository, source(odd), database="odd")
         assert ask(odd, "SHOW statement_timeout", "odd") == ("1ms",)
 
+    def test_it_is_not_meant_for_a_tool_either_from_its_first_query_on(self, odd):
+        odd.psql("ALTER DATABASE odd SET statement_timeout = '1ms'")
+        with server.tool_access(odd.login, "test") as access:
+            argv = [odd.bin / "psql", "-XAtd", server.conninfo(odd.login, "odd"), "-c", "SHOW statement_timeout"]
+            said = subprocess.run(argv, env=access.environment, pass_fds=[access.passfile_fd], capture_output=True)
+        assert said.stdout == b"0\n", said.stderr
+
     def test_percent_signs(self, odd, tmp_path):
         odd.psql(
             """COMMENT ON DATABASE odd IS '50% of it, %s'; ALTER DATABASE odd RENAME TO "100%s" """.partition(";")[0]
