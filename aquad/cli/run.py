@@ -92,11 +92,11 @@ def run(
                 limits=wiring.limits(job, wait_seconds),
                 progress=progress,
                 turn=_turn(slot, attempt),
+                wants=wiring.wants(job, components),
             )
     _show(invocation, repository, result, wiring.clock.monotonic() - started)
-    written = slot is not None or _tell(
-        wiring, repository, verified="backup" in result.details and result.outcome != "failed"
-    )
+    verified = "backup" in result.details and result.outcome != "failed"
+    written = slot is not None or _tell(wiring, repository, verified=verified)
     raise SystemExit(result.exit_code or (0 if written else WARNINGS))
 
 
@@ -179,7 +179,7 @@ def _say_what(
         click.echo(f"would look into {', '.join(one.id for one in chosen.content) or 'nothing'}")
         click.echo(f"would read {', '.join(one.id for one in chosen.bytes) or 'nothing else'}")
     else:
-        names = ["postgres"] if job == "postgres" else [one.component for one in wiring.sources(components)]
+        names = [one.component for one in wiring.sources(wiring.wants(job, components))]
         click.echo(f"would take {', '.join(names)} into {repository.root}")
 
 

@@ -240,6 +240,7 @@ class Keeper:
                 job=turn.slot.job,
                 slot=to_text(turn.slot.at),
                 attempt=turn.attempt,
+                wants=self._wiring.wants(turn.slot.job),
                 outcome="failed",
                 reason=f"it did not begin: {reports.error or _how(status)}",
                 retryable=status != InvalidUse.exit_code,

@@ -9,6 +9,7 @@ from aquad.jobs.discard import kept_databases
 from aquad.jobs.judge import disk
 from aquad.jobs.keys import is_confirmed
 from aquad.jobs.restore import EVERYTHING, unfinished
+from aquad.jobs.run import attempts
 from aquad.jobs.slots import ORDER
 from aquad.jobs.trail.incidents import ANOMALIES, Incidents
 from aquad.observe.overview import ComponentView, LevelView, Overview, RunView
@@ -125,7 +126,7 @@ class _Told:
 
     def _run_ended(self, entry: Mapping[str, Any]) -> None:
         self.last_run = f"{entry['job']} {entry['outcome']} at {entry['at']}"
-        self.attempts |= entry.get("components", {})
+        self.attempts |= attempts(entry)
         took = entry.get("milliseconds")
         self.runs[entry["job"]] = RunView(
             job=entry["job"],

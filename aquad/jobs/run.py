@@ -19,7 +19,7 @@ from aquad.repository.history import History
 from aquad.stream.artifact import Progress, RunContext, Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime, tzinfo
 
     from aquad.core.clock import Clock
@@ -69,8 +69,11 @@ def run_job(
     limits: Limits,
     progress: Progress | None = None,
     turn: Turn | None = None,
+    wants: Sequence[str] = (),
 ) -> Work:
     """Run `work` under the lock and record exactly one outcome. What the work raised is raised again, after that.
+
+    `wants`: the components that it is to back up, so that one which it never came to has failed with it.
 
     Raises LockHeld before anything is recorded: a run that never began has no outcome. Raises DeadlinePassed in the main
     thread, out of whatever is done there, where the door made SIGALRM do so.
@@ -89,11 +92,19 @@ def run_job(
             former_runs=_former_runs(repository),
             keep_fds=(lock_fd,),
         )
-        record = _Record(repository, context, job, started, turn)
+        record = _Record(repository, context, job, started, turn, wants)
         if turn is not None and (why := _held(repository, clock)):
             record.ended("skipped", why)
             return Work("success", why)
         return _recorded(record, context, job, work, limits)
+
+
+def attempts(ended: Mapping[str, Any]) -> dict[str, str]:
+    """By a `run_ended` line, how it went with each component: one that a bad run never came to has failed with it."""
+    tried: dict[str, str] = {}
+    if ended["outcome"] not in {"success", "warning", "skipped"}:
+        tried = dict.fromkeys(ended.get("wants", ()), "failed")
+    return {**tried, **ended.get("components", {})}
 
 
 def _recorded(
@@ -147,13 +158,23 @@ def _former_runs(repository: Repository) -> tuple[str, ...]:
 class _Record:
     """The run's two lines in the journal."""
 
-    def __init__(self, repository: Repository, run: RunContext, job: str, started: float, turn: Turn | None) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        run: RunContext,
+        job: str,
+        started: float,
+        turn: Turn | None,
+        wants: Sequence[str],
+    ) -> None:
         self._journal = repository.journal
         self._run = run
         self._started = started
         self._about: dict[str, Any] = {"run": run.run_id, "job": job, "slot": None}
         if turn is not None:
             self._about |= {"slot": to_text(turn.slot), "attempt": turn.attempt}
+        if wants:
+            self._about["wants"] = list(wants)
         self._journal.append("run_started", **self._about)
 
     def ended(

@@ -75,7 +75,8 @@ def _alone(notice: Notice, seen: Overview | None, zone: tzinfo) -> Text:
     if incident.last_cause:
         what.append(f"last: {incident.last_cause}")
     if notice.repeats > 1 or (notice.repeats and notice.kind == "again"):
-        what.append(f"found {notice.repeats} times since the last message")
+        since_when = "" if notice.kind == "fired" else " since the last message"
+        what.append(f"found {notice.repeats} times{since_when}")
     since = [f"since {both_times(incident.started_at, zone)}"]
     if incident.ended_at is not None:
         since.append(f"over since {both_times(incident.ended_at, zone)}: {incident.ended_by}")
@@ -162,8 +163,8 @@ def _plain_text(text: str) -> dict[str, Any]:
 
 def as_html(text: Text) -> str:
     colour = {"critical": "#b00020", "warning": "#8a5a00"}.get(text.level, "#1b5e20")
-    parts = [f'<h2 style="color:{colour};font-family:sans-serif">{html.escape(text.title)}</h2>']
+    parts = [f'<h2 style="color:{colour}">{html.escape(text.title)}</h2>']
     for section in text.sections:
         lines = "".join(f"<li>{html.escape(line)}</li>" for line in section.lines)
-        parts.append(f'<h3 style="font-family:sans-serif">{html.escape(section.heading)}</h3><ul>{lines}</ul>')
-    return "<!doctype html><html><body>" + "".join(parts) + "</body></html>"
+        parts.append(f"<h3>{html.escape(section.heading)}</h3><ul>{lines}</ul>")
+    return '<!doctype html><html><body style="font-family:sans-serif">' + "".join(parts) + "</body></html>"

@@ -257,7 +257,7 @@ class Repository:
         for run in dead:
             self.journal.append(
                 "run_ended",
-                **{key: run[key] for key in ("run", "job", "slot", "attempt") if key in run},
+                **{key: run[key] for key in ("run", "job", "slot", "attempt", "wants") if key in run},
                 outcome="interrupted",
                 reason="the process died",
             )

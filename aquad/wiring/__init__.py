@@ -129,6 +129,12 @@ class Wiring:
     def components(self) -> list[str]:
         return ["configs", *self.settings.volumes, "postgres"]
 
+    def wants(self, job: str, chosen: Sequence[str] = ()) -> list[str]:
+        """The components that a run of this job is to back up."""
+        if job == "postgres":
+            return ["postgres"]
+        return (list(chosen) or self.components()) if job in {"full", "weekly"} else []
+
     def source(self, name: str, accepted: Collection[str] = ()) -> Source[Any]:
         if name == "configs":
             return self.configs()

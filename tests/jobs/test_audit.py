@@ -311,6 +311,7 @@ SLOT_EVENTS = [
     event("run_started", run=runs, job=st.sampled_from(JOBS), slot=slots, attempt=st.integers(1, 3)),
     event("end"),
     event("end", components=st.dictionaries(components, outcomes), outcome=outcomes),
+    event("end", wants=st.lists(components, max_size=2, unique=True), outcome=outcomes),
     event("daemon_stopped", run=runs),
     event("slot_ended", job=st.sampled_from(JOBS), slot=st.sampled_from(SLOTS), outcome=endings),
     event("leap", hours=st.integers(1, 4)),

@@ -1,11 +1,15 @@
 """What is seen of a repository, by its manifests and its journal."""
 
+import contextlib
+import errno
 import os
-from datetime import timedelta
+from datetime import UTC, timedelta
 
 import pytest
 
+from aquad.core.errors import AquadError, RepositoryWriteFailed
 from aquad.jobs.overview import picture
+from aquad.jobs.run import Limits, Work, run_job
 from tests.small import FakeClock, Words, back_up, make_repository
 
 
@@ -135,3 +139,50 @@ def test_a_forecast_and_kinds(repository):
     assert found.retained == {"full": 1, "incremental": 0, "weekly": 0}
     assert found.disk_bytes >= found.free_bytes > 0
     assert found.created_at <= found.now - timedelta(seconds=60)
+
+
+class TestWhatARunNeverCameTo:
+    """A component that a bad run was to take, and never came to, has failed with it."""
+
+    def attempt(self, repository, work):
+        with contextlib.suppress(AquadError):
+            run_job(
+                repository,
+                "full",
+                work,
+                clock=repository.clock,
+                zone=UTC,
+                limits=Limits(None, 60.0),
+                wants=["words"],
+            )
+        (view,) = seen(repository).components
+        return view.last_attempt
+
+    def test_a_run_that_failed_before(self, repository):
+        taken(repository)
+
+        def full_disk(_run):
+            raise RepositoryWriteFailed("write", "a.gz", OSError(errno.ENOSPC, "No space left on device"))
+
+        assert self.attempt(repository, full_disk) == "failed"
+
+    def test_a_run_that_failed_for_another_component(self, repository):
+        assert (
+            self.attempt(repository, lambda _: Work("failed", "x", {"components": {"words": "success"}})) == "success"
+        )
+
+    def test_a_run_that_was_killed(self, repository):
+        taken(repository)
+        repository.journal.append("run_started", run="dead", job="full", slot=None, wants=["words"])
+        repository.recover()
+        (view,) = seen(repository).components
+        assert view.last_attempt == "failed"
+
+    def test_one_that_was_good_or_not_meant_is_no_failure(self, repository):
+        taken(repository)
+        assert self.attempt(repository, lambda _: Work("success")) == "success"
+        repository.journal.append(
+            "run_ended", run="x", job="postgres", slot=None, outcome="failed", reason="", wants=["other"]
+        )
+        (view,) = seen(repository).components
+        assert view.last_attempt == "success"

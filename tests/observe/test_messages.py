@@ -66,6 +66,7 @@ def test_how_it_goes_on_and_ends():
     again = said(Notice("again", replace(incident(times=9), last_cause="no route"), 8))
     assert "STILL CRITICAL run of full failed" in again
     assert "last: no route\n  found 8 times since the last message" in again
+    assert "found 8 times\n" in said(Notice("fired", incident(times=8), 8)), "there was no message before the first"
     over = said(Notice("resolved", incident(ended=60), 0))
     assert "RESOLVED run of full failed" in over
     assert "over since 2024-08-02 03:00:00 UTC: it went well" in over

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aquad.jobs.discard import kept_databases
 from aquad.jobs.restore import EVERYTHING, unfinished
-from aquad.jobs.run import FORMER_RUNS
+from aquad.jobs.run import FORMER_RUNS, attempts
 from aquad.jobs.slots import NOT_RUN
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _of_backup(what: str, *names: str, named: str = "backup") -> Keys:
 
 
 def _run_ended(entry: Entry, _: Collection[str]) -> list[Hashable]:
-    components = entry.get("components") or {}
+    components = attempts(entry)
     return [
         ("job", entry.get("job")),
         *(("attempt", name) for name in components),
@@ -224,8 +224,8 @@ class _Facts:
             highest = self._highest.get(entry["job"])
             if highest is None or entry["slot"] > highest["slot"]:
                 yield entry
-        for attempts in self._tried.values():
-            yield from attempts
+        for tried in self._tried.values():
+            yield from tried
         if self._sequence is not None:
             yield self._sequence
         yield from self._of_restores()
