@@ -156,13 +156,33 @@ class Quota(Disk):
 
 
 def unmount(point):
-    """Detaches the loop device too. Whoever died in there may take a moment to be gone."""
+    """Detaches the loop device too. Whoever died in there may take a moment to be gone.
+
+    So may a container that is just being made: it begins with a copy of every mount there is, and as long as it has that,
+    mounting the image again would bring back the very file system that was cut off.
+    """
     give_up = time.monotonic() + BUSY_SECONDS
+    backing = _backing_file(point)
     while (done := subprocess.run(["umount", point], capture_output=True, text=True)).returncode:
         if time.monotonic() > give_up:
             subprocess.run(["umount", "--lazy", point], check=True)
             raise RuntimeError(f"{point} had to be torn off: {done.stderr}")
         time.sleep(0.02)
+    while backing is not None and backing.exists():
+        if time.monotonic() > give_up:
+            raise RuntimeError(f"{point} is unmounted here, but {backing.parents[1].name} is still in use by somebody")
+        time.sleep(0.01)
+
+
+def _backing_file(point):
+    """The file in /sys that is there as long as the mount's loop device is in use; None where it is on none."""
+    sources = [
+        line.split()[0]
+        for line in Path("/proc/mounts").read_text().splitlines()
+        if line.split()[1] == str(point).replace(" ", "\\040")
+    ]
+    device = os.path.basename(sources[-1]) if sources else ""
+    return Path("/sys/block", device, "loop", "backing_file") if device.startswith("loop") else None
 
 
 def guard(point):
