@@ -48,6 +48,7 @@ COMMANDS = {
     "accept": ("accept:accept", "Take the present size of a component as the new normal."),
     "key": ("key:group", "Prove that the key is kept elsewhere too."),
     "export": ("export:group", "Write what Prometheus needs: scrape job and rules."),
+    "docker-guard": ("docker_guard:docker_guard", "Stand between aquad and the Docker socket."),
     "config": ("config:group", "Show, check or generate the settings."),
     "completion": ("shell:completion", "Print the completion script of a shell."),
     "version": ("shell:version", "Print the version."),

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from aquad.jobs.schedule import Rule
 from aquad.jobs.slots import ORDER
+from aquad.settings.docker import Docker
 from aquad.settings.units import (
     AbsolutePath,
     Address,
@@ -97,6 +98,10 @@ class Limits(Section):
     stall: Duration = Field(timedelta(seconds=60), description="no byte from a peer for so long: given up")
     retries: int = Field(2, ge=0, le=10, description="so often a failed run of the schedule is tried again")
     retry_delay: Duration = Field(timedelta(minutes=5), description="after so long")
+    max_pause: Duration = Field(
+        timedelta(seconds=10),
+        description="no container stands still for longer; below Kafka's ZooKeeper session time-out of 18 s",
+    )
     stop: Duration = Field(
         timedelta(seconds=8),
         description="SIGTERM ends the daemon within this time; less than Docker's patience of 10 s",
@@ -283,6 +288,7 @@ class Settings(Section):
     configs: Configs = Configs()
     volumes: dict[Name, Volume] = Field(default_factory=_stack_volumes)
     objectives: Objectives = Objectives()
+    docker: Docker = Docker()
     web: Web = Web()
     alerts: Alerts = Alerts()
 
@@ -299,6 +305,10 @@ class Settings(Section):
         if taken:
             raise ValueError(f"a volume cannot be named {min(taken)}: that is a component of its own")
         return self
+
+    def guarded_services(self) -> frozenset[str]:
+        """The services that the guard may show and move."""
+        return frozenset(self.docker.also) | {one.service for one in self.volumes.values() if one.service}
 
     def rules(self, zone: tzinfo) -> dict[str, Rule]:
         """The jobs that are not switched off. Raises ValueError, and names the job, when a rule never fires in this zone."""
