@@ -1,0 +1,1 @@
+"""What only the container image needs: who aquad is in it, and whose the repository is."""
